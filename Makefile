@@ -1,0 +1,68 @@
+# make demo   an example app in your browser (PORT=8000, EXAMPLE=bottle_app, flask_app or node_app)
+# make test   everything that must hold: linters, types, the browser library, all tests
+# make lint   only the linters and the types
+# make clean  removes what these commands made, but for what you uploaded into the examples
+#
+# A virtual environment in .venv is made when needed. What has been done is not done twice.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PORT ?= 8000
+HOST ?= 127.0.0.1
+EXAMPLE ?= bottle_app
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SAY := @printf '\n==> %s\n'
+
+.PHONY: help demo test lint types packages javascript clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
+
+demo: $(VENV)/.demo-installed
+	@PORT="$(PORT)" HOST="$(HOST)" $(BIN)/python examples/demo.py "$(EXAMPLE)"
+
+test: packages $(VENV)/.test-installed lint javascript
+	$(SAY) "Python tests"
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test-installed
+	$(SAY) "ruff: style and likely mistakes"
+	@$(BIN)/ruff check .
+	$(SAY) "mypy --strict: types"
+	@$(BIN)/mypy
+
+packages:
+	$(SAY) "Programs from Debian that the tests use"
+	@bash tests/debian-packages.sh
+
+javascript: assets/package.json
+	$(SAY) "Browser library: is incoming.js built from its sources, and does it work"
+	@bash tests/javascript.sh
+
+$(VENV)/bin/python:
+	$(SAY) "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu:  apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: setup.py pyproject.toml | $(VENV)/bin/python
+	$(SAY) "Installing Incoming!!, gunicorn, Bottle and Flask into $(VENV) (half a minute, the first time only)"
+	@$(PIP) install --editable '.[server]' 'bottle>=0.13' 'flask>=3'
+	@touch $@
+
+$(VENV)/.test-installed: setup.py pyproject.toml | $(VENV)/bin/python
+	$(SAY) "Installing Incoming!! and what the tests need into $(VENV) (a minute, the first time only)"
+	@$(PIP) install --editable '.[server,test]'
+	@touch $@ $(VENV)/.demo-installed
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info incoming_wsgi/static .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf assets/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

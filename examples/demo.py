@@ -1,0 +1,77 @@
+"""Starts an example and says where it is as soon as it answers: ``make demo``.
+
+The Python examples run under gunicorn with two gevent workers, as they would in production: a request may land
+on either of them, and an upload does not mind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = ("bottle_app", "flask_app", "node_app")
+START_SECONDS = 30
+
+
+def main(name: str, host: str, port: int) -> int:
+    if name not in EXAMPLES:
+        print(f"There is no example {name!r}; there are {', '.join(EXAMPLES)}.", file=sys.stderr)
+        return 2
+    if _taken(host, port):
+        print(f"Port {port} is in use. Take another one:  make demo PORT={port + 1}", file=sys.stderr)
+        return 2
+    print(f"==> Starting examples/{name}", flush=True)
+    example = subprocess.Popen(_command(name, host, port), cwd=HERE / name)
+    signal.signal(signal.SIGTERM, lambda *_: example.terminate())
+    if not _answers(host, port, example):
+        example.terminate()
+        example.wait()
+        print(f"examples/{name} did not start; what it said is above.", file=sys.stderr)
+        return 1
+    print(f"\n    Open http://{host}:{port}/ in your browser. Ctrl-C ends it.\n", flush=True)
+    return _wait(example)
+
+
+def _command(name: str, host: str, port: int) -> list[str]:
+    if name == "node_app":
+        return ["node", "start.mjs", "--host", host, "--port", str(port)]
+    server = [sys.executable, "-m", "gunicorn", "--worker-class", "gevent", "--workers", "2"]
+    return [*server, "--log-level", "warning", "--bind", f"{host}:{port}", "app:app"]
+
+
+def _taken(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
+def _answers(host: str, port: int, example: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + START_SECONDS
+    while example.poll() is None and time.monotonic() < deadline:
+        try:
+            page = HTTPConnection(host, port, timeout=5)
+            page.request("GET", "/")
+            return page.getresponse().status == 200
+        except (OSError, HTTPException):
+            time.sleep(0.1)
+    return False
+
+
+def _wait(example: subprocess.Popen[bytes]) -> int:
+    """Ends with the example; Ctrl-C reaches both, and only the example has something to tidy up."""
+    try:
+        return example.wait()
+    except KeyboardInterrupt:
+        example.wait()
+        return 0
+
+
+if __name__ == "__main__":
+    example_name = sys.argv[1] if len(sys.argv) > 1 else "bottle_app"
+    sys.exit(main(example_name, os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "8000"))))
