@@ -1,7 +1,7 @@
 """Starts an example and says where it is as soon as it answers: ``make demo``.
 
-The Python examples run under gunicorn with two gevent workers, as they would in production: a request may land
-on either of them, and an upload does not mind.
+The Python examples run under gunicorn with two gevent workers, as they would in production: a request may
+land on either of them, and an upload does not mind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main(name: str, host: str, port: int) -> int:
         print(f"Port {port} is in use. Take another one:  make demo PORT={port + 1}", file=sys.stderr)
         return 2
     print(f"==> Starting examples/{name}", flush=True)
-    example = subprocess.Popen(_command(name, host, port), cwd=HERE / name)
+    environment = {**os.environ, "PYTHON": sys.executable}  # for the node example, which starts a Python server
+    example = subprocess.Popen(_command(name, host, port), cwd=HERE / name, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: example.terminate())
     if not _answers(host, port, example):
         example.terminate()
