@@ -28,7 +28,8 @@ def main(name: str, host: str, port: int) -> int:
         print(f"Port {port} is in use. Take another one:  make demo PORT={port + 1}", file=sys.stderr)
         return 2
     print(f"==> Starting examples/{name}", flush=True)
-    environment = {**os.environ, "PYTHON": sys.executable}  # for the node example, which starts a Python server
+    # For the node example, which starts a server in Python.
+    environment = {**os.environ, "PYTHON": sys.executable}
     example = subprocess.Popen(_command(name, host, port), cwd=HERE / name, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: example.terminate())
     if not _answers(host, port, example):

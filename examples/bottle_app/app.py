@@ -1,7 +1,7 @@
 """A page that takes one file of any size: the smallest useful app with Incoming!!.
 
-The ticket is rendered into the page, the browser library sends the file with it, and ``keep`` is called when the
-whole file is here. All state is on disk, so that any number of workers may run this.
+The ticket is rendered into the page, the browser library sends the file with it, and ``keep`` is called when
+the whole file is here. All state is on disk, so that any number of workers may run this.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from bottle import Bottle, HTTPResponse, request, response, static_file, templat
 from incoming_wsgi import Incoming
 
 if TYPE_CHECKING:
-    from incoming_wsgi import ArrivedUpload
+    from incoming_wsgi import FinishedUpload
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("BOTTLE_APP_DATA", HERE / "data"))
 FILES = DATA / "files"
 FILES.mkdir(parents=True, exist_ok=True)
 
-# Only what comes from here: no script in the page, none from elsewhere, and nobody puts the page into a frame.
+# No script in the page, none from elsewhere, and nobody puts the page into a frame.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -42,9 +42,9 @@ class File(NamedTuple):
     size: str
 
 
-def keep(upload: ArrivedUpload) -> None:
-    """The whole file is here: into the folder with it. The name is made safe, and no other file is replaced."""
-    upload.move_to(FILES)
+def keep(upload: FinishedUpload) -> None:
+    """The whole file is here: into the folder with it, under a safe name that no other file has."""
+    upload.move_to(f"{FILES}/")
 
 
 web = Bottle()

@@ -1,9 +1,9 @@
 """Tickets on demand, several files at once, and an app that needs a while before a file is really done.
 
-The browser asks for a ticket for each file. When a file has arrived, Incoming!! posts to ``/api/arrived`` inside this
-app, which answers ``wait``, looks at every byte of the file in a thread (as a virus scanner would) and says
-``finish_upload`` when it has put the file away. All state is on disk: any number of workers may run this, and one
-that dies in the middle of a file loses nothing, since Incoming!! then calls again.
+The browser asks for a ticket for each file. When a file has arrived, Incoming!! posts to ``/api/arrived`` in
+this app, which answers ``wait``, looks at every byte of the file in a thread (as a virus scanner would) and
+says ``finish_upload`` when it has put the file away. All state is on disk: any number of workers may run it,
+and one that dies in the middle of a file loses nothing, since Incoming!! then calls again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DATA = Path(os.environ.get("FLASK_APP_DATA", HERE / "data"))
 FILES = DATA / "files"
 FILES.mkdir(parents=True, exist_ok=True)
 
-#: Seconds that processing takes at least, so that it can be seen with a small file, too. Yours needs no such thing.
+#: Seconds that processing takes at least, for small files to show it, too. Your app needs no such thing.
 LEISURE = float(os.environ.get("FLASK_APP_LEISURE", "2"))
 #: Seconds after which a worker that has said nothing about its file counts as dead.
 SILENCE = 15
@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS files (
 )
 """
 
-# Only what comes from here: no script in the page, none from elsewhere, and nobody puts the page into a frame.
+# No script in the page, none from elsewhere, and nobody puts the page into a frame.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -85,8 +85,8 @@ def new_ticket() -> Response:
 def arrived() -> str:
     """Incoming!! calls this when a file is here or will not come; again, if nobody has answered."""
     ticket = request.form["id"]
-    file = find(ticket)
-    if file is None or not hmac.compare_digest(file["secret"].encode(), request.form["backendSecret"].encode()):
+    file = find(ticket) or abort(404)
+    if not hmac.compare_digest(file["secret"].encode(), request.form["backendSecret"].encode()):
         abort(404)
     if request.form["cancelled"] == "yes":
         change("UPDATE files SET state = 'cancelled' WHERE ticket = ?", ticket)
@@ -134,14 +134,12 @@ def incoming() -> Incoming:
 def claim(ticket: str) -> bool:
     """True if this worker is to process the file: nobody does so yet, or who did has gone silent."""
     now = time.time()
-    return 1 == change(
-        "UPDATE files SET state = 'processing', noted = ? WHERE ticket = ? AND (state = 'expected' OR noted < ?)",
-        now, ticket, now - SILENCE,
-    )  # fmt: skip
+    claimed = "UPDATE files SET state = 'processing', noted = ? WHERE ticket = ? AND noted < ?"
+    return change(claimed, now, ticket, now - SILENCE) == 1
 
 
 def process(wrapper: Incoming, ticket: str, arrived_at: Path) -> None:
-    """What takes long: here each byte is looked at. Started again after a crash, it goes on where that matters."""
+    """What takes long: here each byte is looked at. Begun again after a crash, it does nothing twice."""
     target = FILES / choose_name(wrapper, ticket)
     # The name has been noted before the file was moved, so if only the target is there, it is this very file.
     source = arrived_at if arrived_at.exists() else target
@@ -176,17 +174,17 @@ def look_at(ticket: str, path: Path) -> str:
 
 
 def choose_name(wrapper: Incoming, ticket: str) -> str:
-    """The name under which the file is kept: the browser's, made safe, with a number if another file has it."""
+    """The name under which the file is kept: the browser's, made safe, numbered if another file has it."""
     upload = wrapper.upload(ticket)
     wanted = Path(upload.filename if upload else "file")
     for number in count(1):
         file = find(ticket)
         if file and file["name"]:
-            break
+            return str(file["name"])
         name = wanted.name if number == 1 else f"{wanted.stem} ({number}){wanted.suffix}"
         if not (FILES / name).exists():
             change("UPDATE OR IGNORE files SET name = ? WHERE ticket = ?", name, ticket)
-    return str(file["name"])
+    raise AssertionError("numbers do not end")
 
 
 def find(ticket: str) -> sqlite3.Row | None:

@@ -14,12 +14,12 @@ picker.addEventListener("change", () => {
 again.addEventListener("click", reset);
 
 /** A file that was interrupted has a ticket already; any other takes the one that came with the page. */
-async function begin(file) {
-  const ticket = (await incoming.previous(file)) ?? main.dataset.ticket;
+async function begin(file, kept = incoming.previous(file)) {
+  const ticket = (await kept) ?? main.dataset.ticket;
   const uploader = new incoming.Uploader(ticket, file);
   uploader.onprogress = show;
   uploader.onfinished = uploader.oncancelled = refresh;
-  uploader.onerror = () => tryFresh(uploader, file);
+  uploader.onerror = () => (isStale(uploader, ticket) ? begin(file, null) : show(uploader));
   cancel.onclick = () => uploader.cancel("cancelled by hand");
   document.querySelector("#name").textContent = file.name;
   document.querySelector("#kind").textContent = kind(file.name);
@@ -58,16 +58,15 @@ function reset() {
   picker.focus();
 }
 
-/** A ticket kept from an earlier visit may be good no longer: then the file starts anew, with the page's ticket. */
-function tryFresh(uploader, file) {
-  const { unknown_upload, cancelled, expired } = incoming.errors;
-  const stale = [unknown_upload, cancelled, expired].includes(uploader.error_code);
-  if (stale && uploader.upload_id !== main.dataset.ticket) begin(file);
-  else show(uploader);
+/** A ticket kept from an earlier visit may be good no longer; then the file starts anew with the page's own. */
+function isStale(uploader, ticket) {
+  const { unknown_upload, expired } = incoming.errors;
+  return ticket !== main.dataset.ticket && [unknown_upload, expired].includes(uploader.error_code);
 }
 
 function describe(uploader, percent) {
-  if (uploader.error_code !== 0 || uploader.cancelled) return uploader.state_msg;
+  if (uploader.error_code !== 0) return uploader.error_msg;
+  if (uploader.cancelled) return "Cancelled";
   if (uploader.finished) return `Done, ${size(uploader.bytes_total)}`;
   if (uploader.phase === "processing") return "All here, being put away …";
   const sent = `${percent} % of ${size(uploader.bytes_total)}`;

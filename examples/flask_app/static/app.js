@@ -5,7 +5,7 @@ const POLL_MS = 400;
 const NUMBERS = [
   "bytes_total", "bytes_tx", "bytes_acked", "bytes_ahead", "frac_complete",
   "chunks_tx_now", "chunks_acked_now", "chunks_ahead",
-  "bytes_per_second", "seconds_left", "phase", "transport", "state_msg", "cancel_msg", "error_code",
+  "bytes_per_second", "seconds_left", "phase", "transport", "state_msg", "cancel_msg", "error_code", "error_msg",
   "connected", "paused", "can_pause", "finished", "can_cancel", "cancelling", "cancelled",
 ];
 
@@ -125,7 +125,9 @@ class Row {
     const total = size(this.file.size);
     if (this.failure) return this.failure;
     if (uploader === null) return `${total}, waiting for its turn`;
-    if (uploader.error_code !== 0 || uploader.cancelled || uploader.cancelling) return uploader.state_msg;
+    if (uploader.error_code !== 0) return uploader.error_msg;
+    if (uploader.cancelled) return "Cancelled";
+    if (uploader.cancelling) return "Being cancelled …";
     if (uploader.finished) return `Done, ${total}`;
     if (uploader.phase === "processing") return `All here, being checked: ${percent} %`;
     if (uploader.paused) return `Paused at ${percent} % of ${total}`;
@@ -250,8 +252,8 @@ function fileRow(file) {
 
 /** A ticket kept from an earlier visit may be good no longer; then the file starts anew with another one. */
 function isStale(uploader) {
-  const { unknown_upload, cancelled, expired } = incoming.errors;
-  return [unknown_upload, cancelled, expired].includes(uploader.error_code);
+  const { unknown_upload, expired } = incoming.errors;
+  return [unknown_upload, expired].includes(uploader.error_code);
 }
 
 /** Words and numbers. */

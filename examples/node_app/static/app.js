@@ -46,8 +46,8 @@ async function newTicket() {
 
 /** A ticket kept from an earlier visit may be good no longer; then the file starts anew with another one. */
 function isStale(uploader) {
-  const { unknown_upload, cancelled, expired } = incoming.errors;
-  return [unknown_upload, cancelled, expired].includes(uploader.error_code);
+  const { unknown_upload, expired } = incoming.errors;
+  return [unknown_upload, expired].includes(uploader.error_code);
 }
 
 function show(uploader) {
@@ -93,7 +93,8 @@ function fileRow(file) {
 }
 
 function describe(uploader, percent) {
-  if (uploader.error_code !== 0 || uploader.cancelled) return uploader.state_msg;
+  if (uploader.error_code !== 0) return uploader.error_msg;
+  if (uploader.cancelled) return "Cancelled";
   if (uploader.finished) return `Done, ${size(uploader.bytes_total)}`;
   if (uploader.phase === "processing") return "All here, being put away …";
   const sent = `${percent} % of ${size(uploader.bytes_total)}`;
