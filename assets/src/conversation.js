@@ -1,0 +1,206 @@
+import { clock } from "./clock.js";
+import { BLOCKED, FATAL, Failure, PASSING, error_name, fatal, lost } from "./errors.js";
+import { FINISHED, cancelled } from "./outcome.js";
+import { well_formed } from "./text.js";
+
+/** Above so many bytes in the browser's buffer, more wouldn't be sent any sooner. */
+const BUFFER_ENOUGH = 4 * 1024 * 1024;
+/** Milliseconds between looks at the buffer, which reports nothing by itself. */
+const LOOK = 50;
+/** Milliseconds of silence, while the server processes the file, after which the connection is not trusted. */
+const QUIET = 60_000;
+
+/** What a close code means; any other is a connection that broke. */
+const CLOSED = {
+  1009: () => new Failure(BLOCKED, "too_large", "a chunk is too large for the connection", { status: 413 }),
+  1013: () => new Failure(PASSING, "no_space", "the server has no room at the moment"),
+  4001: () => fatal("replaced", "the upload goes on somewhere else"),
+};
+
+/** One WebSocket connection, from the first message to its end. */
+export class Conversation {
+  #socket;
+  #job;
+  #reporter;
+  #watch;
+  #end;
+  #ended;
+  #requested = false;
+  #agreed = null;
+  #position = 0;
+  #cancel_reason = null;
+  #pumping = false;
+  #buffered = 0;
+  #timers = {};
+
+  constructor(socket, job, reporter, watch) {
+    this.#socket = socket;
+    this.#job = job;
+    this.#reporter = reporter;
+    this.#watch = watch;
+    this.#ended = new Promise((resolve, reject) => (this.#end = { resolve, reject }));
+    this.#ended.catch(() => {});
+    socket.onmessage = ({ data }) => this.#hear(data);
+    socket.onclose = ({ code }) => this.#end.reject(CLOSED[code]?.() ?? lost("the connection was lost"));
+  }
+
+  /** Resolves with the outcome, or with null when the connection is not to be trusted any more. */
+  upload(fingerprint) {
+    this.#request({ Fingerprint: fingerprint });
+    return this.#ended;
+  }
+
+  /** Resolves with the outcome. */
+  cancel(reason) {
+    this.#cancel_reason = reason;
+    if (!this.#requested) this.#request({});
+    else if (this.#agreed) this.#say_cancel();
+    return this.#ended;
+  }
+
+  pause() {
+    this.#say("MsgPause", { Pause: true });
+  }
+
+  close() {
+    this.#watch.stop();
+    Object.values(this.#timers).forEach((call_off) => call_off());
+    this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close();
+    this.#end.reject(lost("closed"));
+  }
+
+  #say(type, data) {
+    this.#socket.send(JSON.stringify({ MsgType: type, MsgData: data }));
+  }
+
+  #request(additions) {
+    const { id, file } = this.#job;
+    this.#requested = true;
+    this.#expect_answer();
+    this.#say("MsgUploadReq", {
+      Id: id,
+      LengthBytes: file.size,
+      Name: well_formed(file.name ?? ""),
+      Additions: 1,
+      ...additions,
+    });
+  }
+
+  #say_cancel() {
+    this.#expect_answer();
+    this.#say("MsgCancel", { Reason: well_formed(this.#cancel_reason) });
+  }
+
+  #expect_answer() {
+    this.#watch.start(() => this.#end.reject(lost("nothing moved any more")));
+  }
+
+  #hear(text) {
+    const { MsgType: type, MsgData: data } = parse(text);
+    if (Object.prototype.hasOwnProperty.call(this.#heard, type)) this.#heard[type](data ?? {});
+  }
+
+  #heard = {
+    MsgUploadConf: (data) => this.#agree(data),
+    MsgChunkAck: (data) => this.#acked(data),
+    MsgPhase: ({ Phase }) => Phase === "processing" && this.#processing(),
+    MsgAllDone: () => this.#end.resolve(FINISHED),
+    MsgCancelAck: () => this.#end.resolve(cancelled(this.#cancel_reason ?? "")),
+    MsgCancel: ({ Reason }) => this.#end.resolve(cancelled(Reason)),
+    MsgError: ({ ErrorCode, Msg }) =>
+      this.#end.reject(new Failure(FATAL, error_name(ErrorCode), Msg || "the server gave the upload up")),
+  };
+
+  #agree(data) {
+    this.#agreed = data;
+    if (this.#cancel_reason !== null) return this.#say_cancel();
+    const { tally } = this.#job;
+    if (data.FilePos > tally.total) return this.#end.reject(fatal("file_changed", "the server has more than this file"));
+    this.#watch.stop();
+    this.#position = data.FilePos ?? 0;
+    tally.begin(this.#position);
+    this.#say("MsgAck", { Ack: true });
+    if (tally.complete) return this.#processing();
+    this.#reporter.uploading();
+    this.#pump();
+  }
+
+  #acked({ ChunkSize, Offset }) {
+    const { tally } = this.#job;
+    tally.chunk_acked(Offset ?? tally.acked + ChunkSize);
+    this.#watch.confirmed();
+    if (tally.complete) return this.#processing();
+    if (tally.chunks_acked >= tally.chunks_tx) this.#watch.stop();
+    this.#look();
+  }
+
+  #processing() {
+    this.#watch.stop();
+    this.#reporter.processing(true);
+    // A server of version 0.1 refuses a second connection, so there the first one has to do.
+    if (this.#agreed?.Additions) this.#timer("quiet", QUIET, () => this.#end.resolve(null));
+  }
+
+  async #pump() {
+    if (this.#pumping) return;
+    this.#pumping = true;
+    try {
+      while (this.#may_send) await this.#send_one();
+    } catch {
+      this.#end.reject(fatal("file_unreadable", "the file can't be read any more"));
+    }
+    this.#pumping = false;
+  }
+
+  get #may_send() {
+    const { tally } = this.#job;
+    const { SendAhead } = this.#agreed;
+    return (
+      this.#open &&
+      this.#position < tally.total &&
+      tally.chunks_tx - tally.chunks_acked < SendAhead &&
+      this.#socket.bufferedAmount < BUFFER_ENOUGH
+    );
+  }
+
+  get #open() {
+    return this.#socket.readyState === WebSocket.OPEN && this.#socket.onmessage && this.#cancel_reason === null;
+  }
+
+  async #send_one() {
+    const { file, tally } = this.#job;
+    const end = Math.min(tally.total, this.#position + this.#agreed.ChunkSizeKB * 1024);
+    const bytes = await file.slice(this.#position, end).arrayBuffer();
+    if (!this.#open) return;
+    if (tally.chunks_tx === tally.chunks_acked) this.#expect_answer();
+    this.#socket.send(bytes);
+    this.#position = end;
+    tally.chunk_sent();
+    this.#look();
+  }
+
+  /** Counts what has left the browser, and looks again while something is left in its buffer. */
+  #look() {
+    const { tally } = this.#job;
+    const buffered = this.#socket.bufferedAmount;
+    if (buffered < this.#buffered) this.#watch.moved();
+    this.#buffered = buffered;
+    tally.set_ahead(Math.max(0, this.#position - tally.acked - buffered));
+    this.#pump();
+    if (buffered > 0) this.#timer("look", LOOK, () => this.#look());
+  }
+
+  #timer(name, ms, f) {
+    this.#timers[name]?.();
+    this.#timers[name] = clock.after(ms, f);
+  }
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text) ?? {};
+  } catch {
+    return {};
+  }
+}
