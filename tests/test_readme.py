@@ -22,13 +22,14 @@ from .needs import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from incoming_wsgi import FinishedUpload
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.rst").read_text("utf-8")
-PAGES = [ROOT / "README.rst", ROOT / "CHANGELOG.rst", *ROOT.glob("docs/*.rst"), *ROOT.glob("examples/*/*.rst")]
+PAGES = [*ROOT.glob("*.rst"), *ROOT.glob("docs/*.rst"), *ROOT.glob("examples/*/*.rst")]
 
 URLS = "from django.urls import path\nfrom views import ticket\nurlpatterns = [path('ticket', ticket)]\n"
 SETTINGS = "SECRET_KEY = 'x'\nALLOWED_HOSTS = ['localhost']\nROOT_URLCONF = 'mysite.urls'\n"

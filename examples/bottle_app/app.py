@@ -86,6 +86,8 @@ def _kind(path: Path) -> str:
 
 
 def _size(count: float) -> str:
+    if count == 1:
+        return "1 byte"
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

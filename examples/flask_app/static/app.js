@@ -31,7 +31,8 @@ class Row {
     this.#find(".bar").setAttribute("aria-label", file.name);
     this.#find("details").addEventListener("toggle", () => this.show());
     this.#button("pause", () => this.uploader.pause());
-    this.#button("resume", () => this.#resume());
+    this.#button("resume", () => this.uploader.start());
+    this.#button("again", () => this.begin());
     this.#button("cancel", () => this.#cancel());
     this.#button("remove", () => remove(this));
     this.show();
@@ -44,6 +45,10 @@ class Row {
   get over() {
     const uploader = this.uploader;
     return uploader !== null && (uploader.finished || uploader.cancelled || uploader.error_code !== 0);
+  }
+
+  get #hasFailed() {
+    return this.failure !== "" || (this.uploader?.error_code ?? 0) !== 0;
   }
 
   /** Takes one of the places for files that are sent at the same time. */
@@ -67,6 +72,7 @@ class Row {
   }
 
   #upload(kept) {
+    this.#share = 0;
     const uploader = new incoming.Uploader(this.ticket, this.file);
     uploader.onprogress = () => this.show();
     uploader.onfinished = () => this.#ended("has arrived");
@@ -81,11 +87,6 @@ class Row {
     this.show();
     news.textContent = `${this.file.name} ${how}`;
     showFiles();
-  }
-
-  #resume() {
-    if (this.uploader) this.uploader.start();
-    else this.begin();
   }
 
   #cancel() {
@@ -112,7 +113,7 @@ class Row {
     this.#find(".bar").setAttribute("aria-valuenow", percent);
     this.#find(".bar").setAttribute("aria-valuetext", this.#describe(percent));
     this.#find(".state").textContent = this.#describe(percent);
-    this.element.classList.toggle("failed", this.failure !== "" || (uploader?.error_code ?? 0) !== 0);
+    this.element.classList.toggle("failed", this.#hasFailed);
     this.element.classList.toggle("paused", uploader?.paused ?? false);
     this.element.classList.toggle("processing", processing);
     this.#showButtons();
@@ -141,7 +142,8 @@ class Row {
     const uploader = this.uploader;
     const visible = {
       pause: uploader?.can_pause ?? false,
-      resume: (uploader?.paused && !this.over) || this.failure !== "",
+      resume: uploader?.paused ?? false,
+      again: this.#hasFailed,
       cancel: uploader ? uploader.can_cancel : true,
       remove: this.over,
     };
@@ -196,7 +198,7 @@ function add(files) {
   for (const file of files) {
     const row = new Row(file);
     rows.push(row);
-    uploads.querySelector("ul").prepend(row.element);
+    uploads.querySelector("ul").append(row.element);
   }
   uploads.hidden = rows.length === 0;
   fillPlaces();
@@ -272,6 +274,7 @@ function written(value) {
 }
 
 function size(count) {
+  if (count === 1) return "1 byte";
   const units = ["bytes", "kB", "MB", "GB", "TB"];
   const power = Math.min(Math.floor(Math.log10(Math.max(count, 1)) / 3), units.length - 1);
   return `${Number((count / 1000 ** power).toPrecision(3))} ${units[power]}`;

@@ -103,6 +103,7 @@ function describe(uploader, percent) {
 }
 
 function size(count) {
+  if (count === 1) return "1 byte";
   const units = ["bytes", "kB", "MB", "GB", "TB"];
   const power = Math.min(Math.floor(Math.log10(Math.max(count, 1)) / 3), units.length - 1);
   return `${Number((count / 1000 ** power).toPrecision(3))} ${units[power]}`;
