@@ -1,0 +1,51 @@
+"""File names from strangers, made harmless."""
+
+from __future__ import annotations
+
+import unicodedata
+
+#: The longest name that common file systems take, in bytes of UTF-8.
+LONGEST = 255
+
+#: Device names of Windows: a file saved as one of these can't be opened there.
+_RESERVED = frozenset(
+    {"con", "prn", "aux", "nul", *(f"com{digit}" for digit in "123456789"), *(f"lpt{d}" for d in "123456789")}
+)
+
+
+def safe_filename(name: str, default: str = "unnamed") -> str:
+    """``name`` as one path component: no folder, no control, bidirectional or Windows-forbidden character.
+
+    Never empty, never ``.`` or ``..``, never hidden, at most 255 bytes of UTF-8, the extension kept.
+    """
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    kept = "".join("_" if char in '<>:"|?*' else char for char in last if _printable(char))
+    kept = unicodedata.normalize("NFC", kept).strip(" .")
+    if not kept:
+        return default
+    if kept.split(".", 1)[0].rstrip().lower() in _RESERVED:
+        kept = "_" + kept
+    return _shorten(kept)
+
+
+def numbered(name: str, number: int) -> str:
+    """``report.pdf`` with 2 is ``report (2).pdf``: the next name to try when one is taken."""
+    stem, dot, extension = name.rpartition(".")
+    if not stem:
+        stem, dot, extension = name, "", ""
+    return _shorten(f"{stem} ({number}){dot}{extension}")
+
+
+def _printable(char: str) -> bool:
+    """Neither control (Cc), format such as bidi overrides (Cf), surrogate (Cs), private (Co) nor separator of lines."""
+    return unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def _shorten(name: str) -> str:
+    if len(name.encode()) <= LONGEST:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    if not stem or len(extension.encode()) > 32:
+        stem, dot, extension = name, "", ""
+    room = LONGEST - len((dot + extension).encode())
+    return stem.encode()[:room].decode(errors="ignore").rstrip(" .") + dot + extension

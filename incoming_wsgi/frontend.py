@@ -1,0 +1,344 @@
+"""The browser's door: which address is what, who may knock (Origin, CORS), and the life of a WebSocket."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from webob import Request, Response
+
+from . import assets, servers
+from .channel import Channel, handshake
+from .errors import (
+    BadRequest,
+    ForbiddenOrigin,
+    IncomingError,
+    MethodNotAllowed,
+    NotFound,
+    NotImplementedHere,
+    TooLarge,
+    Unavailable,
+    UnknownUpload,
+    UpgradeRequired,
+)
+from .protocols import chunks
+from .protocols.websocket import (
+    GOING_AWAY,
+    LONGEST_TEXT,
+    RESTART,
+    WINDOW_OF_0_1,
+    Close,
+    Conversation,
+    Send,
+    Window,
+)
+from .receiver import Receiver
+from .upload import Upload, shortened
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+log = logging.getLogger("incoming_wsgi")
+
+_METHODS = "GET, HEAD, POST, PUT, DELETE"
+_HEADERS = (
+    "Content-Type, Content-Range, Content-Digest, Incoming-Length, Incoming-Name, Incoming-Fingerprint, "
+    "Incoming-Session, Incoming-Reason"
+)
+_PREFLIGHT_AGE = "7200"  # seconds; the longest that Chromium keeps one
+
+_DRAIN_SECONDS = 2.0  # for the rest of a body that is refused
+_PING_INTERVAL = 25.0  # seconds, while a front end waits for the app
+_DEAD_AFTER = 80.0  # seconds without a pong
+
+
+@dataclass(frozen=True)
+class Manners:
+    """What the front end is told and allowed.
+
+    :ivar allow_origins: origins of other sites' pages that may upload here; ``*`` for any.
+    :ivar public_url: scheme and host that browsers know this server by; empty to go by the request.
+    :ivar chunk_size: bytes of a chunk over HTTP, at most.
+    :ivar window: what may be sent over a WebSocket by our own library.
+    :ivar lanes: chunks of one client that may be on their way at the same time.
+    :ivar websocket: whether WebSockets are offered.
+    :ivar receive_timeout: seconds of silence after which a sender is cut off; what has arrived is kept.
+    """
+
+    allow_origins: Collection[str]
+    public_url: str
+    chunk_size: int
+    window: Window
+    lanes: int
+    websocket: bool
+    receive_timeout: float
+
+
+class Frontend:
+    """:param receiver: gives the engine of this process."""
+
+    def __init__(self, receiver: Callable[[], Receiver], manners: Manners) -> None:
+        self._receiver = receiver
+        self._manners = manners
+        self._seats = servers.Seats()
+        self._channels: set[Channel] = set()
+        self._channels_guard = threading.Lock()
+        self._closing = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse, path: str) -> Iterable[bytes]:
+        """The answer to a request for ``path`` below the front end's address.
+
+        :raises IncomingError: where no front end is concerned.
+        """
+        if path == "upload_ws":
+            return self._websocket(environ, start_response)
+        request = Request(environ)
+        response = self._respond(request, path)
+        self._add_cors(request, response)
+        return response(environ, start_response)
+
+    def close(self) -> None:
+        """The process ends: send every WebSocket away, to come back to another one."""
+        self._closing = True
+        with self._channels_guard:
+            for channel in self._channels:
+                channel.wake()
+
+    # -- HTTP -----------------------------------------------------------------------------------------------
+
+    def _respond(self, request: Request, path: str) -> Response:
+        if path in assets.NAMES:
+            return assets.respond(request, path)
+        kind, _, rest = path.partition("/")
+        upload_id, _, action = rest.partition("/")
+        if kind != "uploads" or action not in ("", "pause") or path.endswith("/"):
+            raise NotFound
+        if request.method == "OPTIONS":
+            return Response(status=204, headerlist=[("Allow", _METHODS + ", OPTIONS")])
+        return self._upload(request, upload_id, chunks.pause if action else chunks.respond)
+
+    def _upload(
+        self,
+        request: Request,
+        upload_id: str,
+        respond: Callable[[Request, str, Receiver, chunks.Door], Response],
+    ) -> Response:
+        door = self._door(request, None)
+        try:
+            if request.method not in ("GET", "HEAD"):
+                self._refuse_foreign_origin(request)
+            door = self._door(request, self._body(request))
+            response = respond(request, upload_id, self._receiver(), door)
+        except IncomingError as error:
+            response = chunks.refusal(error, self._known(upload_id), door)
+            log.info(
+                "refused %s %s: %d %s", request.method, shortened(upload_id), error.status, error.name
+            )
+        self._drain(door.body, response)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def _door(self, request: Request, body: servers.RequestBody | None) -> chunks.Door:
+        environ = request.environ
+
+        def wait(upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
+            with self._seats.sit(environ) as seated:
+                return self._receiver().wait(upload_id, until, seconds if seated else 0)
+
+        manners = self._manners
+        return chunks.Door(
+            chunk_size=manners.chunk_size,
+            lanes=manners.lanes,
+            websocket=manners.websocket and servers.can_take(environ) and self._seats.is_free(environ),
+            body=body,
+            wait=wait,
+        )
+
+    def _body(self, request: Request) -> servers.RequestBody | None:
+        if request.headers.get("Transfer-Encoding", "").lower() not in ("", "chunked"):
+            raise NotImplementedHere("This transfer coding is not supported.")
+        length = servers.header_counts(request.environ)
+        if length == -2:
+            raise BadRequest("Content-Length is malformed.")
+        if length >= 2**63:
+            raise TooLarge
+        if length < 0 and (request.method == "PUT" or "Transfer-Encoding" in request.headers):
+            return None
+        return servers.RequestBody(request.environ, max(length, 0), self._manners.receive_timeout)
+
+    def _drain(self, body: chunks.Body | None, response: Response) -> None:
+        if isinstance(body, servers.RequestBody) and not body.drain(_DRAIN_SECONDS):
+            response.headers["Connection"] = "close"
+
+    def _known(self, upload_id: str) -> Upload | None:
+        try:
+            return self._receiver().status(upload_id)
+        except UnknownUpload:
+            return None
+
+    # -- Origin ---------------------------------------------------------------------------------------------
+
+    def _refuse_foreign_origin(self, request: Request) -> None:
+        """:raises ForbiddenOrigin: a browser says that the page is of another site, which is not allowed.
+
+        Only browsers send ``Origin``, and they can't be made to leave it out of these requests.
+        """
+        origin = request.headers.get("Origin")
+        if origin is not None and not self._is_same_origin(request, origin) and not self._is_allowed(origin):
+            raise ForbiddenOrigin
+
+    def _is_same_origin(self, request: Request, origin: str) -> bool:
+        """``Sec-Fetch-Site`` is the browser's own word, and true also behind proxies that rewrite ``Host``."""
+        if request.headers.get("Sec-Fetch-Site") == "same-origin":
+            return True
+        if self._manners.public_url:
+            return origin == _origin_of(self._manners.public_url)
+        parts = urlsplit(origin)
+        return parts.scheme in ("http", "https") and _with_port(parts.netloc, parts.scheme) == _with_port(
+            request.host, parts.scheme
+        )
+
+    def _is_allowed(self, origin: str) -> bool:
+        return origin in self._manners.allow_origins or ("*" in self._manners.allow_origins and origin != "null")
+
+    def _add_cors(self, request: Request, response: Response) -> None:
+        origin = request.headers.get("Origin")
+        if origin is None or "Access-Control-Allow-Origin" in response.headers:
+            return
+        response.headers.add("Vary", "Origin")
+        if self._is_allowed(origin):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+            if request.method == "OPTIONS":
+                response.headers["Access-Control-Allow-Methods"] = _METHODS
+                response.headers["Access-Control-Allow-Headers"] = _HEADERS
+                response.headers["Access-Control-Max-Age"] = _PREFLIGHT_AGE
+
+    # -- WebSocket ------------------------------------------------------------------------------------------
+
+    def _websocket(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request = Request(environ)
+        if request.method != "GET":
+            raise MethodNotAllowed(allow=("GET",))
+        if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
+            raise UpgradeRequired
+        self._refuse_foreign_origin(request)
+        if request.headers.get("Sec-WebSocket-Version", "13") != "13":
+            raise UpgradeRequired
+        if environ.get("SERVER_PROTOCOL") != "HTTP/1.1" or servers.header_counts(environ) not in (-1, 0):
+            raise BadRequest("A WebSocket begins with a GET by HTTP/1.1, without a body.")
+        if not self._manners.websocket or not servers.can_take(environ):
+            raise NotImplementedHere("WebSockets can't be had on this server; upload over HTTP.")
+        response = handshake(environ)
+        if response.status_code != 101:
+            raise BadRequest("The WebSocket handshake is malformed.")
+        with self._seats.sit(environ) as seated:
+            if not seated or self._closing:
+                raise Unavailable("No further WebSocket can be opened now; upload over HTTP.", retry_after=5)
+            connection = servers.take(environ)
+            if connection is None:
+                raise NotImplementedHere("WebSockets can't be had on this server; upload over HTTP.")
+            channel = Channel(
+                connection,
+                response,
+                longest_text=LONGEST_TEXT,
+                longest_binary=max(self._manners.window.chunk_size, WINDOW_OF_0_1.chunk_size),
+            )
+            self._converse(channel)
+        return connection.leave()
+
+    def _converse(self, channel: Channel) -> None:
+        conversation = Conversation(self._receiver(), self._manners.window)
+        with self._channels_guard:
+            self._channels.add(channel)
+        try:
+            Dialogue(channel, conversation, self._receiver(), self._manners.receive_timeout).run()
+        except Exception:
+            log.exception("a WebSocket failed")
+            channel.close(RESTART)
+        finally:
+            with self._channels_guard:
+                self._channels.discard(channel)
+            conversation.close()
+
+
+class Dialogue:
+    """Moves messages between a channel and a conversation until one of them is over."""
+
+    def __init__(
+        self, channel: Channel, conversation: Conversation, receiver: Receiver, receive_timeout: float
+    ) -> None:
+        self._channel = channel
+        self._conversation = conversation
+        self._receiver = receiver
+        self._receive_timeout = receive_timeout
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def run(self) -> None:
+        try:
+            close = None
+            while close is None:
+                close = self._step()
+            self._channel.close(close.code, close.reason)
+        finally:
+            if self._unsubscribe is not None:
+                self._unsubscribe()
+
+    def _step(self) -> Close | None:
+        try:
+            message = self._channel.receive(self._patience)
+        except TimeoutError:
+            return self._silent()
+        if message is None:
+            return self._perform(self._conversation.changed()) or Close(RESTART, "The server restarts.")
+        if isinstance(message, str):
+            close = self._perform(self._conversation.text(message))
+        else:
+            close = self._perform(self._conversation.binary(message))
+        return close or self._follow()
+
+    @property
+    def _patience(self) -> float:
+        return self._receive_timeout if self._conversation.owes_bytes else _PING_INTERVAL
+
+    def _silent(self) -> Close | None:
+        if self._conversation.owes_bytes or self._channel.silence > _DEAD_AFTER:
+            return Close(GOING_AWAY, "Nothing was heard for too long.")
+        self._channel.ping()
+        return None
+
+    def _follow(self) -> Close | None:
+        """From the moment on that we know which upload it is, wake up when that is over."""
+        upload_id = self._conversation.upload_id
+        if upload_id is None or self._unsubscribe is not None:
+            return None
+        self._unsubscribe = self._receiver.subscribe(upload_id, self._wake_if_over)
+        return self._perform(self._conversation.changed())
+
+    def _wake_if_over(self) -> None:
+        if self._conversation.is_over:
+            self._channel.wake()
+
+    def _perform(self, actions: Iterable[Send | Close]) -> Close | None:
+        for action in actions:
+            if isinstance(action, Close):
+                return action
+            self._channel.send(action.text)
+        return None
+
+
+def _origin_of(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _with_port(netloc: str, scheme: str) -> str:
+    """Host and port, the port also where it goes without saying."""
+    host = netloc.lower()
+    if host.rpartition(":")[2].isdecimal() and not host.endswith("]"):
+        return host
+    return f"{host}:{443 if scheme == 'https' else 80}"

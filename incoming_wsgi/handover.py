@@ -1,0 +1,260 @@
+"""The three ways to give a file away: a Python callable, a request into the wrapped app, a call over HTTP."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from webob import Request
+
+from . import offload
+from .registry import Delivery
+from .relocate import relocate, stays_within
+from .upload import Upload, shortened
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+log = logging.getLogger("incoming_wsgi")
+
+#: The longest answer of a back end that is looked at, in bytes. ``done`` and ``wait`` are four.
+_LONGEST_ANSWER = 4096
+
+#: Hand-overs that may be with callables at the same time, in one process.
+_CALLABLES_AT_ONCE = 8
+
+#: The longest time that a back end's ``Retry-After`` can put off the next attempt, in seconds.
+_LONGEST_RETRY_AFTER = 6 * 3600.0
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What the app is to hear: an upload, what happened to it, and where the complete file is."""
+
+    upload: Upload
+    delivery: Delivery
+    path: str
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Cancelled or expired: there is no file."""
+        return self.delivery.kind != "finished"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: ``done``, ``wait`` or ``failed``.
+
+    :ivar retry_after: seconds that the back end asked to be left alone for.
+    """
+
+    word: str
+    error: str = ""
+    retry_after: float | None = None
+
+
+DONE, WAIT = Outcome("done"), Outcome("wait")
+
+
+class Handler(ABC):
+    """One way to hand over."""
+
+    @abstractmethod
+    def deliver(self, notice: Notice) -> Outcome:
+        """Make one attempt. What it raises counts as a failed one."""
+
+
+class FinishedUpload:
+    """What ``on_finish`` gets.
+
+    :ivar id: the ticket.
+    :ivar path: where the complete file is.
+    :ivar filename: the browser's name for the file, made safe to use as a file name.
+    :ivar filename_from_browser: the same as it came: data from a stranger, never a path.
+    :ivar length: bytes.
+    :ivar sha256: of the file, in hexadecimal.
+    :ivar event_id: the same in every attempt to hand this file over.
+    :ivar attempt: 1 for the first.
+    :ivar metadata: what came with the ticket, and from clients that send some.
+    :ivar secret: the ``backend_secret`` of the ticket.
+    """
+
+    def __init__(self, notice: Notice, record_move: Callable[[Upload, str], None]) -> None:
+        upload = notice.upload
+        self._upload = upload
+        self._record_move = record_move
+        self.id = upload.id
+        self.path = notice.path
+        self.filename = upload.filename
+        self.filename_from_browser = upload.filename_from_browser
+        self.length = upload.length or 0
+        self.sha256 = upload.sha256
+        self.event_id = notice.delivery.event_id
+        self.attempt = notice.delivery.attempt + 1
+        self.metadata: Mapping[str, str] = dict(upload.metadata)
+        self.secret = upload.secret
+
+    def open(self) -> BinaryIO:
+        """The file, for reading."""
+        return open(self.path, "rb")
+
+    def move_to(self, path: str, *, within: str | None = None, overwrite: bool = False) -> str:
+        """Take the file away: renamed where possible, else copied, off the event loop.
+
+        ``path`` is a folder (it exists, or ends in ``/``), where the file goes by its safe name or the next free
+        form of it, or the file's new path. Can be repeated after a crash, also in another process.
+
+        :param within: refuse a path that leads out of this folder.
+        :returns: the file's path now, which is also ``upload.path`` from here on.
+        :raises ValueError: the path leads out of ``within``.
+        :raises FileExistsError: the path is taken, and ``overwrite`` is false.
+        """
+        if within is not None and not stays_within(within, path):
+            raise ValueError(f"{path!r} is not inside {within!r}")
+        self.path = offload.run(self._move_to, path, overwrite)
+        return self.path
+
+    def _move_to(self, path: str, overwrite: bool) -> str:
+        return relocate(
+            self._upload.location,
+            path,
+            self.filename,
+            overwrite=overwrite,
+            recorded=self._upload.moved_to,
+            record=self._record,
+        )
+
+    def _record(self, target: str) -> None:
+        self._record_move(self._upload, target)
+        self._upload = replace(self._upload, moved_to=target)
+
+
+OnFinish = Callable[[FinishedUpload], Any]
+OnCancel = Callable[[Upload, str], Any]
+
+
+class CallableHandler(Handler):
+    """Calls functions of the app's, off the event loop.
+
+    :param record_move: remembers where :meth:`FinishedUpload.move_to` takes a file, before it does.
+    """
+
+    def __init__(
+        self,
+        on_finish: OnFinish | None,
+        on_cancel: OnCancel | None,
+        record_move: Callable[[Upload, str], None],
+    ) -> None:
+        self._on_finish = on_finish
+        self._on_cancel = on_cancel
+        self._record_move = record_move
+        self._pool = offload.Pool(_CALLABLES_AT_ONCE)
+
+    def deliver(self, notice: Notice) -> Outcome:
+        if notice.is_cancelled:
+            if self._on_cancel is not None:
+                self._pool.run(self._on_cancel, notice.upload, notice.upload.reason)
+            return DONE
+        if self._on_finish is None:
+            return Outcome("failed", "there is no on_finish in this process")
+        answer = self._pool.run(self._on_finish, FinishedUpload(notice, self._record_move))
+        return _outcome_of_word("done" if answer is None else str(answer))
+
+
+class PathHandler(Handler):
+    """Calls the wrapped app in this process, as if a ``POST`` had come in: no network, no port to know.
+
+    The request carries host, scheme and script name of the request that made the ticket, and ``incoming.handover``
+    in its environ, which nobody outside can set.
+    """
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+
+    def deliver(self, notice: Notice) -> Outcome:
+        request = Request.blank(
+            notice.upload.target, base_url=notice.upload.base_url, method="POST", POST=form(notice)
+        )
+        request.environ["incoming.handover"] = True
+        status, headers, pieces = request.call_application(self._app)
+        try:
+            body = b"".join(pieces)
+        finally:
+            getattr(pieces, "close", lambda: None)()
+        retry_after = next((value for name, value in headers if name.lower() == "retry-after"), "")
+        return _outcome_of_response(notice, int(status.split()[0]), body[:_LONGEST_ANSWER], retry_after)
+
+
+class URLHandler(Handler):
+    """Calls a back end over HTTP: no redirect is followed, no proxy of the environment used.
+
+    :param timeout: seconds that the back end may take to answer.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+
+    def deliver(self, notice: Notice) -> Outcome:
+        import requests  # here, because it imports ssl, which gevent wants to patch first
+
+        with requests.Session() as session:
+            session.trust_env = False
+            response = session.post(
+                notice.upload.target,
+                data=form(notice),
+                timeout=(10, self._timeout),
+                allow_redirects=False,
+                stream=True,
+            )
+            with response:
+                body = next(response.iter_content(_LONGEST_ANSWER), b"")
+        return _outcome_of_response(notice, response.status_code, body, response.headers.get("Retry-After", ""))
+
+
+def form(notice: Notice) -> dict[str, str]:
+    """The fields of a hand-over call, by their names in Incoming!! 0.1."""
+    upload = notice.upload
+    return {
+        "id": upload.id,
+        "filename": notice.path,
+        "filenameFromBrowser": upload.filename_from_browser,
+        "backendSecret": upload.secret,
+        "signalFinishSecret": upload.secret,
+        "cancelled": "yes" if notice.is_cancelled else "no",
+        "cancelReason": upload.reason,
+        "length": str(upload.length or 0),
+        "sha256": upload.sha256,
+        "eventId": notice.delivery.event_id,
+        "attempt": str(notice.delivery.attempt + 1),
+    }
+
+
+def handler_for(target: str) -> str:
+    """Which kind of handler takes hand-overs to ``target``: ``callable``, ``path`` or ``url``."""
+    if not target:
+        return "callable"
+    return "path" if target.startswith("/") else "url"
+
+
+def _outcome_of_response(notice: Notice, status: int, body: bytes, retry_after: str) -> Outcome:
+    if not 200 <= status < 300:
+        log.warning("hand-over of %s was answered with %d", shortened(notice.upload.id), status)
+        return Outcome("failed", f"answered with status {status}", _seconds(retry_after))
+    if notice.is_cancelled:
+        return DONE  # the body does not matter
+    return _outcome_of_word(body.decode("utf-8", "replace"))
+
+
+def _outcome_of_word(answer: str) -> Outcome:
+    word = answer.strip()
+    if word in ("done", "wait"):
+        return Outcome(word)
+    return Outcome("failed", f"answered {word[:40]!r}, which is neither done nor wait")
+
+
+def _seconds(retry_after: str) -> float | None:
+    """``Retry-After`` in seconds; its other form, a date, is taken as absent."""
+    return min(float(retry_after), _LONGEST_RETRY_AFTER) if retry_after.isdecimal() else None

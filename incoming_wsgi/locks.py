@@ -1,0 +1,78 @@
+"""Advisory locks on files: between the processes of one machine by the kernel, inside a process by a plain lock.
+
+The kernel gives a lock back when its holder dies, however it dies. Waiting never blocks the event loop.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+import weakref
+from types import TracebackType
+
+from . import offload
+
+_FIRST_PAUSE = 0.0002  # seconds; a lock is held for a fraction of a millisecond
+_LONGEST_PAUSE = 0.01
+
+# flock() belongs to an open file, so two threads that share a descriptor would both get in.
+_inside: weakref.WeakValueDictionary[tuple[int, int], threading.Lock] = weakref.WeakValueDictionary()
+_inside_guard = threading.Lock()
+
+
+class FileLock:
+    """An exclusive lock on an open file; a context manager.
+
+    :param descriptor: an open file; the caller keeps it open while the lock is in use.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._thread_lock = _lock_of_file(descriptor)
+
+    def __enter__(self) -> None:
+        self._thread_lock.acquire()
+        try:
+            _wait_for_flock(self._descriptor)
+        except BaseException:
+            self._thread_lock.release()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._thread_lock.release()
+
+
+def try_flock(descriptor: int) -> bool:
+    """Take the kernel's lock on an open file if nobody has it; give it back by closing the file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_of_file(descriptor: int) -> threading.Lock:
+    status = os.fstat(descriptor)
+    with _inside_guard:
+        key = (status.st_dev, status.st_ino)
+        lock = _inside.get(key)
+        if lock is None:
+            lock = _inside[key] = threading.Lock()
+        return lock
+
+
+def _wait_for_flock(descriptor: int) -> None:
+    if not offload.under_gevent():
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    pause = _FIRST_PAUSE
+    while not try_flock(descriptor):
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)

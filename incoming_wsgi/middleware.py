@@ -1,0 +1,298 @@
+"""``Incoming(app, storage=…, on_finish=…)``: the middleware, and what an app does with it from Python."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from webob import Request, Response
+
+from . import offload, servers
+from .backend import Backend, Client, checked_secret
+from .errors import IncomingError, NotFound, UnknownUpload
+from .frontend import Frontend, Manners
+from .handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandler
+from .protocols.websocket import Window
+from .receiver import App, Patience, Receiver
+from .registry import from_url
+from .settings import Settings, gather
+from .storage.files import FileStorage
+from .targets import FinishHosts, parsed_target
+from .upload import Upload
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+#: The request that the wrapped app is answering, so that a ticket can remember host and scheme.
+_current_request: ContextVar[WSGIEnvironment | None] = ContextVar("incoming_request", default=None)
+
+#: What never stands in one of our addresses, raw or decoded, and could mean another address to a proxy.
+_SUSPICIOUS = ("//", "/.", "\\", "\0", ";", "%")
+_SUSPICIOUS_RAW = ("//", "/.", "\\", ";", "%2f", "%2e", "%5c", "%00", "%25")
+
+_WATCH_INTERVAL = 0.5  # seconds between two looks whether the server is stopping
+
+
+class Incoming:
+    """Wraps any WSGI app and takes uploads for it under ``/incoming/``; everything else passes through untouched.
+
+    :param app: the WSGI app to wrap.
+    :param on_finish: called with a :class:`FinishedUpload` for each complete file, off the event loop; returns ``None``
+        or ``"done"``, or ``"wait"`` if :meth:`finish_upload` will be called later.
+    :param on_cancel: called with the :class:`Upload` and the reason when one is cancelled or expires.
+    :param options: see :class:`~incoming_wsgi.settings.Settings`; each can also come from ``INCOMING_…`` variables.
+    :raises TypeError: an option is unknown, or there is no storage folder.
+    :raises ValueError: a value can't be used.
+
+    Nothing is opened and no thread runs before a process's first request, or :meth:`start`.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        on_finish: OnFinish | None = None,
+        on_cancel: OnCancel | None = None,
+        **options: Any,
+    ) -> None:
+        self._app = app
+        self._on_finish = on_finish
+        self._on_cancel = on_cancel
+        self.settings = gather(options)
+        self._engine = PerProcess(self._make_receiver)
+        self._frontend = Frontend(self._engine.get, manners_of(self.settings))
+        self._backend = self._make_backend()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        self.start()
+        path = environ.get("PATH_INFO", "")
+        if path == self.settings.prefix or path.startswith(self.settings.prefix + "/"):
+            return route(environ, start_response, self.settings.prefix, self._frontend, self._backend)
+        environ["incoming"] = self
+        token = _current_request.set(environ)
+        try:
+            return self._app(environ, start_response)
+        finally:
+            _current_request.reset(token)
+
+    # -- for the app ----------------------------------------------------------------------------------------
+
+    def new_upload(
+        self,
+        *,
+        signal_finish_url: str = "",
+        backend_secret: str = "",
+        remove_file_when_finished: bool = True,
+        max_length: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str:
+        """Get a ticket for one upload.
+
+        :param signal_finish_url: who takes the file: empty for ``on_finish``, an absolute path of the wrapped app, or an
+            http(s) URL.
+        :param backend_secret: sent along with the hand-over, so that the app knows who calls.
+        :param remove_file_when_finished: delete the file when the app is done with it, if it is still there.
+        :param max_length: bytes that the file may have at most.
+        :param metadata: text for ``on_finish``.
+        :returns: the ticket, for ``incoming.Uploader(ticket, file)``.
+        :raises BadRequest: the target is no URL, or there is no ``on_finish``.
+        """
+        if signal_finish_url:
+            parsed_target(signal_finish_url, self.settings.prefix)
+        upload = self._engine.get().create(
+            self.settings.name,
+            target=signal_finish_url,
+            base_url=self._base_url(),
+            secret=checked_secret(backend_secret),
+            remove_file_when_finished=remove_file_when_finished,
+            max_length=max_length,
+            metadata=metadata,
+        )
+        return upload.id
+
+    def cancel_upload(self, ticket: str, reason: str = "cancelled by the app") -> None:
+        """Give an upload up and delete its bytes.
+
+        :raises UnknownUpload: there is none with this ticket.
+        :raises TooLate: its hand-over has begun.
+        """
+        self._engine.get().cancel(ticket, reason, self.settings.name)
+
+    def finish_upload(self, ticket: str) -> None:
+        """Say that the app is done with a file, after it has answered ``wait``. Saying it twice does no harm.
+
+        :raises UnknownUpload: there is none with this ticket.
+        :raises NotReady: the file is not being handed over.
+        """
+        self._engine.get().done(ticket, self.settings.name)
+
+    def upload(self, ticket: str) -> Upload | None:
+        """How an upload is getting on; ``None`` if there is none with this ticket, or not any more."""
+        try:
+            return self._engine.get().status(ticket, self.settings.name)
+        except UnknownUpload:
+            return None
+
+    def start(self) -> None:
+        """Begin to deliver and to clean up in this process; happens by itself with the first request."""
+        self._engine.get()
+
+    def close(self) -> None:
+        """Stop what :meth:`start` began, and let go of all files. WebSockets are sent to another process."""
+        self._frontend.close()
+        self._engine.close()
+
+    # -- wiring ---------------------------------------------------------------------------------------------
+
+    def _make_receiver(self) -> Receiver:
+        settings = self.settings
+        handlers = {
+            "path": PathHandler(self._app),
+            "url": URLHandler(settings.handover_timeout),
+        }
+        if self._on_finish is not None or self._on_cancel is not None:
+            handlers["callable"] = CallableHandler(self._on_finish, self._on_cancel, self._record_move)
+        app = App(settings.name, storage_of(settings), handlers, settings.max_length)
+        receiver = Receiver(from_url(registry_of(settings)), {app.name: app}, patience_of(settings))
+        receiver.start()
+        offload.background(close_when_stopping, self._frontend, name="shutdown watch")
+        return receiver
+
+    def _make_backend(self) -> Backend | None:
+        settings = self.settings
+        if not settings.backend_key:
+            return None
+        hosts = FinishHosts(allowed=settings.finish_hosts, path=True, prefix=settings.prefix)
+        return Backend(self._engine.get, [Client(settings.name, settings.backend_key, hosts)])
+
+    def _record_move(self, upload: Upload, target: str) -> None:
+        self._engine.get().record_move(upload, target)
+
+    def _base_url(self) -> str:
+        environ = _current_request.get()
+        script_name = environ.get("SCRIPT_NAME", "") if environ is not None else ""
+        if self.settings.public_url:
+            parts = urlsplit(self.settings.public_url)
+            return f"{parts.scheme}://{parts.netloc}{script_name}"
+        return Request(environ).application_url if environ is not None else "http://localhost"
+
+
+class PerProcess:
+    """One receiver for each process: made when it is first asked for, never carried over a fork."""
+
+    def __init__(self, make: Callable[[], Receiver]) -> None:
+        self._make = make
+        self._guard = threading.Lock()
+        self._process = 0
+        self._receiver: Receiver | None = None
+
+    def get(self) -> Receiver:
+        if self._receiver is not None and self._process == os.getpid():
+            return self._receiver
+        if self._process not in (0, os.getpid()):
+            self._guard = threading.Lock()  # the parent's may have been held at the fork
+        with self._guard:
+            if self._receiver is None or self._process != os.getpid():
+                self._receiver = self._make()
+                self._process = os.getpid()
+        return self._receiver
+
+    def close(self) -> None:
+        with self._guard:
+            if self._receiver is not None and self._process == os.getpid():
+                self._receiver.close()
+            self._receiver = None
+
+
+def route(
+    environ: WSGIEnvironment,
+    start_response: StartResponse,
+    prefix: str,
+    frontend: Frontend | None,
+    backend: Backend | None,
+) -> Iterable[bytes]:
+    """Answer a request for one of our addresses; what is not offered here is not found."""
+    try:
+        door, rest = _split(environ, prefix)
+        if door == "frontend" and frontend is not None:
+            return frontend(environ, _nosniffing(start_response), rest)
+        if door == "backend" and backend is not None:
+            return backend(Request(environ), rest)(environ, _nosniffing(start_response))
+        if door == "ready" and not rest:
+            return Response(body=b"ready\n", content_type="text/plain")(environ, _nosniffing(start_response))
+        raise NotFound
+    except IncomingError as error:
+        return _refusal(error)(environ, _nosniffing(start_response))
+
+
+def _split(environ: WSGIEnvironment, prefix: str) -> tuple[str, str]:
+    """Which door, and the path behind it; both path forms, with the version and without.
+
+    :raises NotFound: the path could mean another one to somebody in between.
+    """
+    path = environ.get("PATH_INFO", "").removeprefix(prefix)
+    raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").partition("?")[0].lower()
+    if any(text in path for text in _SUSPICIOUS) or any(text in raw for text in _SUSPICIOUS_RAW if "://" not in raw):
+        raise NotFound
+    door, _, rest = path.removeprefix("/0.1").removeprefix("/").partition("/")
+    return door, rest
+
+
+def _nosniffing(start_response: StartResponse) -> StartResponse:
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        return start_response(status, [*headers, ("X-Content-Type-Options", "nosniff")], exc_info)
+
+    return start
+
+
+def _refusal(error: IncomingError) -> Response:
+    response = Response(
+        status=error.status, content_type="application/json", charset="utf-8", json={"error": error.as_json()}
+    )
+    response.headers["Cache-Control"] = "no-store"
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if "allow" in error.facts:
+        response.headers["Allow"] = ", ".join(error.facts["allow"])
+    if error.status == 426:
+        response.headers["Sec-WebSocket-Version"] = "13"
+        response.headers["Upgrade"] = "websocket"
+    return response
+
+
+def close_when_stopping(frontend: Frontend) -> None:
+    """Send WebSockets away as soon as the server is told to end: it would only cut them off."""
+    stopping = threading.Event()
+    while not servers.is_stopping():
+        stopping.wait(_WATCH_INTERVAL)
+    frontend.close()
+
+
+def manners_of(settings: Settings) -> Manners:
+    return Manners(
+        allow_origins=settings.allow_origins,
+        public_url=settings.public_url,
+        chunk_size=settings.chunk_size,
+        window=Window(settings.websocket_chunk_size, settings.send_ahead),
+        lanes=settings.lanes,
+        websocket=settings.websocket,
+        receive_timeout=settings.receive_timeout,
+    )
+
+
+def patience_of(settings: Settings) -> Patience:
+    return Patience(idle=settings.idle_timeout, wait=settings.wait_timeout)
+
+
+def storage_of(settings: Settings) -> FileStorage:
+    return FileStorage(settings.storage, mode=settings.file_mode, group=settings.file_group)
+
+
+def registry_of(settings: Settings) -> str:
+    """URL of the registry: the one that is set, or a file in the storage folder."""
+    return settings.registry or f"sqlite://{Path(os.path.abspath(settings.storage)) / 'registry.sqlite3'}"

@@ -1,0 +1,128 @@
+"""The outbox: delivers the hand-overs that are due, again and again until they are answered.
+
+Rows live in the registry. A process leases a row before it delivers; when the process dies, another one takes the row
+at once. So every hand-over is made at least once, always with the same event id.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from . import offload
+from .handover import Handler, Notice, Outcome
+from .registry import Delivery, Registry
+from .upload import shortened
+
+log = logging.getLogger("incoming_wsgi")
+
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
+
+#: Seconds to wait after the first, second … failed attempt; the last goes on for ever.
+PAUSES = (5.0, 5 * _MINUTE, 30 * _MINUTE, 2 * _HOUR, 5 * _HOUR, 10 * _HOUR)
+
+#: Seconds after which an unanswered hand-over is given up, and the file kept for the operator.
+PATIENCE = 3 * _DAY
+
+#: Deliveries that one process makes at the same time.
+_AT_ONCE = 16
+
+#: Longest time between two looks into the outbox, for rows that other processes put there, in seconds.
+_LOOK = 1.0
+
+
+class Outbox:
+    """:param handlers: for each app that this process serves, its handlers by kind.
+    :param notice: what the app is to hear of a row; ``None`` where nothing is left to tell.
+    :param answered: is told how each attempt ended.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        handlers: Mapping[str, Mapping[str, Handler]],
+        notice: Callable[[Delivery], Notice | None],
+        answered: Callable[[Delivery, Outcome], None],
+    ) -> None:
+        self._registry = registry
+        self._handlers = handlers
+        self._notice = notice
+        self._answered = answered
+        self._due = threading.Event()
+        self._free = threading.Semaphore(_AT_ONCE)
+        self._stopped = False
+
+    def start(self) -> None:
+        """Deliver from now on, in the background."""
+        offload.background(self._run, name="outbox")
+
+    def wake(self) -> None:
+        """Look into the outbox now: something has been put there."""
+        self._due.set()
+
+    def stop(self) -> None:
+        """Begin no further attempt."""
+        self._stopped = True
+        self._due.set()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._due.clear()
+            try:
+                self._deliver_due()
+            except Exception:
+                log.exception("the outbox could not be read; trying again")
+            self._due.wait(_LOOK)
+
+    def _deliver_due(self) -> None:
+        for app, handlers in self._handlers.items():
+            while not self._stopped:
+                self._free.acquire()
+                delivery = self._registry.lease(app, tuple(handlers), time.time())
+                if delivery is None:
+                    self._free.release()
+                    break
+                offload.background(self._deliver, delivery, handlers[delivery.handler], name="hand-over")
+
+    def _deliver(self, delivery: Delivery, handler: Handler) -> None:
+        try:
+            outcome = self._attempt(delivery, handler)
+            if outcome.word == "failed":
+                log.warning("hand-over of %s failed: %s", shortened(delivery.upload_id), outcome.error)
+            self._answered(delivery, outcome)
+        except Exception:
+            # The lease must not stay with a living process that has forgotten it.
+            self._registry.postpone(later(delivery, Outcome("failed", "an error in the outbox")))
+            raise
+        finally:
+            self._free.release()
+
+    def _attempt(self, delivery: Delivery, handler: Handler) -> Outcome:
+        notice = self._notice(delivery)
+        if notice is None:
+            return Outcome("done")
+        try:
+            return handler.deliver(notice)
+        except Exception as error:
+            log.warning("hand-over of %s raised", shortened(delivery.upload_id), exc_info=True)
+            return Outcome("failed", f"{type(error).__name__}: {error}"[:200])
+
+
+def later(delivery: Delivery, outcome: Outcome) -> Delivery:
+    """The row after a failed attempt: due again after a pause that grows, jittered so that a herd spreads out."""
+    pause = PAUSES[min(delivery.attempt, len(PAUSES) - 1)] * random.uniform(0.8, 1.2)
+    return replace(
+        delivery,
+        attempt=delivery.attempt + 1,
+        due_at=time.time() + max(pause, outcome.retry_after or 0),
+        error=outcome.error,
+    )
+
+
+def is_given_up(delivery: Delivery) -> bool:
+    """Whether this row has been tried for as long as we try."""
+    return time.time() - delivery.created_at > PATIENCE

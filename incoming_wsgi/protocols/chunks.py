@@ -1,0 +1,302 @@
+"""Our own dialect over plain HTTP: an upload is a resource, a chunk is a partial ``PUT`` (RFC 9110, section 14.5).
+
+``POST`` opens it, ``PUT`` with ``Content-Range`` is a chunk, ``GET`` its status, ``DELETE`` cancels it. Several chunks may
+be on their way at once, in any order, to any process; a repeated one is harmless.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+from urllib.parse import unquote_to_bytes
+
+from webob import Request, Response
+
+from ..errors import (
+    BadRequest,
+    DigestMismatch,
+    IncomingError,
+    LengthRequired,
+    MethodNotAllowed,
+    Replaced,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from ..receiver import Receiver, Session, refuse_writing
+from ..upload import OPEN_STATES, Upload
+
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+_FINGERPRINT = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_DIGEST = re.compile(r"(sha-256|sha-512)=:([A-Za-z0-9+/=]+):")
+_ALGORITHMS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
+
+_LONGEST_NAME = 4096  # bytes of UTF-8
+_LONGEST_WAIT = 25.0  # seconds; below the time after which proxies lose patience
+_WAIT_FOR_END = 2.0  # seconds that the answer to the last byte waits for the app
+_MOST_GAPS = 64
+
+
+class Body(Protocol):
+    """The bytes of a request; how they come from the server is not the protocol's business."""
+
+    length: int
+
+    def read(self) -> bytes | memoryview:
+        """The next bytes, empty at the end.
+
+        :raises TooSlow: they do not come, or too slowly.
+        """
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether it ended before its length: the client vanished, or the server had to stop listening."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """What the server side of a request can do and dictates.
+
+    :ivar chunk_size: bytes of a chunk, at most.
+    :ivar lanes: chunks of one client that may be on their way at the same time.
+    :ivar websocket: whether a WebSocket may be tried here.
+    :ivar body: the request's body; ``None`` where the request does not say its length.
+    :ivar wait: waits as :meth:`Receiver.wait` does, as far as this server can let a request wait.
+    """
+
+    chunk_size: int
+    lanes: int
+    websocket: bool
+    body: Body | None
+    wait: Callable[[str, Callable[[Upload], bool], float], Upload]
+
+
+def respond(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
+    """The answer to a request for the resource of an upload.
+
+    :raises IncomingError: the request is refused; see :func:`refusal` for the answer.
+    """
+    methods: Mapping[str, Callable[[Request, str, Receiver, Door], Response]] = {
+        "GET": _status,
+        "HEAD": _status,
+        "POST": _open,
+        "PUT": _chunk,
+        "DELETE": _cancel,
+    }
+    if request.method not in methods:
+        raise MethodNotAllowed(allow=(*methods, "OPTIONS"))
+    return methods[request.method](request, upload_id, receiver, door)
+
+
+def pause(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
+    """The answer to ``POST …/pause``."""
+    if request.method != "POST":
+        raise MethodNotAllowed(allow=("POST", "OPTIONS"))
+    return _answer(receiver.pause(upload_id, request.headers.get("Incoming-Session", "")), door)
+
+
+def refusal(error: IncomingError, upload: Upload | None, door: Door) -> Response:
+    """An error as a front end reads it, with the status of the upload where there is one."""
+    about = status_of(upload, door) if upload is not None else {}
+    response = Response(
+        status=error.status, content_type="application/json", charset="utf-8", json={"error": error.as_json(), **about}
+    )
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if "allow" in error.facts:
+        response.headers["Allow"] = ", ".join(error.facts["allow"])
+    return response
+
+
+def status_of(upload: Upload, door: Door) -> dict[str, Any]:
+    """The status of an upload as front ends read it. Neither secret nor path nor session is in it."""
+    gaps = upload.extents.missing(0, upload.length) if upload.length is not None else iter(())
+    return {
+        "id": upload.id,
+        "state": upload.state.value,
+        "phase": upload.phase,
+        "version": upload.version,
+        "length": upload.length,
+        "received": upload.received,
+        "offset": upload.offset,
+        "missing": list(islice(gaps, _MOST_GAPS)),
+        "chunk_size": door.chunk_size,
+        "lanes": door.lanes,
+        "websocket": door.websocket,
+        "reason": upload.reason,
+    }
+
+
+# -- methods ----------------------------------------------------------------------------------------------------
+
+
+def _status(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
+    seconds = _seconds(request.GET.get("wait", "0"))
+    since = request.GET.get("since", "")
+    upload = receiver.status(upload_id)
+    if upload.is_complete and upload.state in OPEN_STATES:
+        upload = receiver.complete(upload)  # whoever had the last byte did not live to do it
+    if seconds and since.isdecimal():
+        upload = door.wait(upload_id, lambda found: found.version != int(since), seconds)
+    return _answer(upload, door)
+
+
+def _open(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
+    length = _natural(request.headers.get("Incoming-Length"), "Incoming-Length")
+    name = _name(request.headers.get("Incoming-Name"))
+    fingerprint = request.headers.get("Incoming-Fingerprint", "")
+    if fingerprint and not _FINGERPRINT.fullmatch(fingerprint):
+        raise BadRequest("Incoming-Fingerprint is malformed.")
+    body = _checked_body(request, door)
+    if body.length > length:
+        raise TooLarge(f"The body has {body.length} bytes, the file {length}.")
+    session = receiver.open(upload_id, length=length, name=name, fingerprint=fingerprint)
+    if session is None:
+        return _answer(receiver.status(upload_id), door)
+    with session:
+        upload = _store(session, 0, body, _digest(request))
+    upload = _complete_if_all_here(upload, receiver, door)
+    return _answer(upload, door, session=session.token)
+
+
+def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
+    start, end, total = _content_range(request)
+    body, expected = _checked_body(request, door), _digest(request)
+    if body.length != end - start:
+        raise BadRequest("Content-Length and Content-Range do not agree.")
+    upload = receiver.status(upload_id)
+    if total != upload.length and upload.length is not None:
+        raise BadRequest(f"Content-Range speaks of {total} bytes; the file has {upload.length}.")
+    token = request.headers.get("Incoming-Session", "")
+    if upload.extents.contains(start, end) and token == upload.session:
+        return _answer(upload, door)  # it has arrived already; the server drains what is on its way
+    refuse_writing(upload, token)
+    with receiver.session(upload_id, token) as session:
+        upload = _store(session, start, body, expected)
+    return _answer(_complete_if_all_here(upload, receiver, door), door)
+
+
+def _cancel(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
+    reason = _name(request.headers.get("Incoming-Reason", "")) or "cancelled by the front end"
+    return _answer(receiver.cancel(upload_id, reason), door)
+
+
+# -- bytes ------------------------------------------------------------------------------------------------------
+
+
+def _store(session: Session, position: int, body: Body, expected: tuple[str, bytes] | None) -> Upload:
+    """Write the body; what has arrived when it is cut counts, but for a body with a digest."""
+    checksum = _ALGORITHMS[expected[0]]() if expected else None
+    try:
+        while piece := body.read():
+            session.write(position, piece)
+            position += len(piece)
+            if checksum is None:
+                session.sync_if_due()
+            else:
+                checksum.update(piece)
+    except Replaced:
+        raise
+    except IncomingError:
+        if checksum is None:
+            session.sync()
+        raise
+    if checksum is not None and expected is not None and (body.was_cut or checksum.digest() != expected[1]):
+        session.discard()
+        if not body.was_cut:
+            raise DigestMismatch
+    return session.sync()
+
+
+def _complete_if_all_here(upload: Upload, receiver: Receiver, door: Door) -> Upload:
+    if not upload.is_complete:
+        return upload
+    upload = receiver.complete(upload)
+    return door.wait(upload.id, lambda found: found.phase != "processing", _WAIT_FOR_END)
+
+
+def _answer(upload: Upload, door: Door, **more: str) -> Response:
+    body = json.dumps({**status_of(upload, door), **more})
+    return Response(body=body.encode(), content_type="application/json", charset="utf-8")
+
+
+# -- headers ----------------------------------------------------------------------------------------------------
+
+
+def _checked_body(request: Request, door: Door) -> Body:
+    """:raises LengthRequired, UnsupportedMediaType, TooLarge: it can't be taken."""
+    if door.body is None:
+        raise LengthRequired
+    if door.body.length and request.content_type not in ("application/octet-stream", ""):
+        raise UnsupportedMediaType("The bytes of a file are sent as application/octet-stream.")
+    if door.body.length > door.chunk_size:
+        raise TooLarge(f"A chunk may have {door.chunk_size} bytes at most.")
+    return door.body
+
+
+def _content_range(request: Request) -> tuple[int, int, int]:
+    """First position, position after the last, and length of the file.
+
+    :raises BadRequest: the header is missing or malformed.
+    :raises TooLarge: the range goes beyond the length that it states.
+    """
+    found = _RANGE.fullmatch(request.headers.get("Content-Range", ""))
+    if found is None:
+        raise BadRequest("Content-Range must read «bytes FIRST-LAST/LENGTH».")
+    first, last, total = map(int, found.groups())
+    if last < first or total >= 2**63:
+        raise BadRequest("Content-Range is no range of bytes.")
+    if last >= total:
+        raise TooLarge("Content-Range goes beyond the end of the file.")
+    return first, last + 1, total
+
+
+def _digest(request: Request) -> tuple[str, bytes] | None:
+    """Algorithm and value of ``Content-Digest`` (RFC 9530, section 2).
+
+    :raises BadRequest: it is malformed, or of an algorithm that we do not check.
+    """
+    header = request.headers.get("Content-Digest")
+    if header is None:
+        return None
+    found = _DIGEST.fullmatch(header.strip())
+    if found is None:
+        raise BadRequest("Content-Digest must be sha-256 or sha-512.")
+    try:
+        return found[1], base64.b64decode(found[2], validate=True)
+    except binascii.Error:
+        raise BadRequest("Content-Digest is not base64.") from None
+
+
+def _natural(text: str | None, header: str) -> int:
+    if text is None or not text.isascii() or not text.isdecimal() or int(text) >= 2**63:
+        raise BadRequest(f"{header} must be a whole number of bytes.")
+    return int(text)
+
+
+def _name(text: str | None) -> str:
+    """A percent-encoded header value.
+
+    :raises BadRequest: it is missing, too long or not UTF-8.
+    """
+    if text is None:
+        raise BadRequest("Incoming-Name is missing.")
+    raw = unquote_to_bytes(text)
+    if len(raw) > _LONGEST_NAME:
+        raise BadRequest(f"A name may have {_LONGEST_NAME} bytes at most.")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("A name is not UTF-8.") from None
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text):
+        raise BadRequest("wait must be a number of seconds.")
+    return min(float(text), _LONGEST_WAIT)

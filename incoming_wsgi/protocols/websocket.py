@@ -1,0 +1,334 @@
+"""Incoming!! 0.1 over a WebSocket, and its additions: messages and :class:`Conversation`. There is no socket here.
+
+Calling contract: give the conversation each message as it comes (:meth:`Conversation.text`, :meth:`Conversation.binary`),
+and :meth:`Conversation.changed` after the upload has moved; send what each call returns, in order; after a
+:class:`Close` call nothing but :meth:`Conversation.close`.
+
+A 0.1 front end gives an upload up at any ``MsgError``. So a condition that passes is never one: the connection is
+closed instead, and the front end comes back by itself. The additions are spoken only to a peer that asks for them
+(``Additions`` in ``MsgUploadReq``), and are extra fields that a 0.1 peer would ignore, but for ``MsgPhase``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeAlias
+
+from ..errors import (
+    BadRequest,
+    Cancelled,
+    Expired,
+    IncomingError,
+    NoSpace,
+    Replaced,
+    TooLate,
+    Undeliverable,
+)
+from ..receiver import Receiver, Session
+from ..storage import Data
+from ..upload import State, Upload, shortened
+
+log = logging.getLogger("incoming_wsgi")
+
+#: Close codes: RFC 6455, section 7.4.1; 1012 and 1013 from its registry; 4001 is ours.
+NORMAL, GOING_AWAY, POLICY_VIOLATION, RESTART, TRY_AGAIN_LATER, REPLACED = 1000, 1001, 1008, 1012, 1013, 4001
+
+#: The longest text message, in bytes: a file name of 4 KiB fits, written as JSON escapes.
+LONGEST_TEXT = 64 * 1024
+
+_LONGEST_NAME = 4096  # bytes of UTF-8
+_LONGEST_REASON = 1000  # characters
+_DEEPEST_JSON = 16
+_MOST_EMPTY_CHUNKS = 100
+
+
+@dataclass(frozen=True)
+class Window:
+    """How much a front end may send.
+
+    :ivar chunk_size: bytes of a chunk, at most.
+    :ivar send_ahead: chunks that may be unacknowledged.
+    """
+
+    chunk_size: int
+    send_ahead: int
+
+
+#: What 0.1 used, and what its front ends were tried with.
+WINDOW_OF_0_1 = Window(512 * 1024, 4)
+
+
+@dataclass(frozen=True)
+class Send:
+    """A text message to send."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Close:
+    """Close the connection; nothing follows."""
+
+    code: int
+    reason: str = ""
+
+
+Action: TypeAlias = Send | Close
+
+
+class _Turn(Enum):
+    REQUEST = "MsgUploadReq is due"
+    ACK = "MsgAck is due"
+    CHUNKS = "chunks are due"
+    END = "all bytes are here"
+
+
+class Conversation:
+    """One connection of one front end.
+
+    :param window: what a peer with additions may send; a 0.1 peer gets :data:`WINDOW_OF_0_1`.
+    """
+
+    def __init__(self, receiver: Receiver, window: Window) -> None:
+        self._receiver = receiver
+        self._window = window
+        self._turn = _Turn.REQUEST
+        self._additions = False
+        self._upload: Upload | None = None
+        self._session: Session | None = None
+        self._position = 0
+        self._empty_chunks = 0
+
+    @property
+    def upload_id(self) -> str | None:
+        """The upload that this is about, once the front end has said so."""
+        return self._upload.id if self._upload else None
+
+    @property
+    def owes_bytes(self) -> bool:
+        """Whether the front end has something to say next; otherwise the app has."""
+        return self._turn is not _Turn.END
+
+    @property
+    def is_over(self) -> bool:
+        """Whether :meth:`changed` would end this: asked from other threads, so it changes nothing."""
+        if self._upload is None:
+            return False
+        upload = self._receiver.registry.get(self._upload.id)
+        if upload is None or upload.session != self._upload.session:
+            return True
+        if upload.state is State.FINISHED:
+            return self._turn is _Turn.END  # else the front end has to hear MsgUploadConf and MsgAck it first
+        return upload.phase in ("cancelled", "failed")
+
+    def text(self, text: str) -> list[Action]:
+        """A text message has come."""
+        return self._guarded(lambda: self._message(*_parse(text)))
+
+    def binary(self, data: Data) -> list[Action]:
+        """A binary message, one chunk, has come."""
+        return self._guarded(lambda: self._chunk(data))
+
+    def changed(self) -> list[Action]:
+        """The upload has moved, perhaps by another process."""
+        return self._guarded(self._look)
+
+    def close(self) -> None:
+        """The connection is over."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _guarded(self, step: Callable[[], list[Action]]) -> list[Action]:
+        try:
+            return step()
+        except Replaced as error:
+            return [Close(REPLACED if self._additions else RESTART, str(error))]
+        except Cancelled as error:
+            return [_message("MsgCancel", Reason=str(error)), Close(NORMAL)]
+        except IncomingError as error:
+            if error.retryable:
+                return [Close(TRY_AGAIN_LATER, error.name if isinstance(error, NoSpace) else str(error))]
+            return [_message("MsgError", ErrorCode=error.code, Msg=str(error)), Close(POLICY_VIOLATION)]
+
+    # -- messages -------------------------------------------------------------------------------------------
+
+    def _message(self, kind: str, data: Mapping[str, Any]) -> list[Action]:
+        handlers: Mapping[str, Callable[[Mapping[str, Any]], list[Action]]] = {
+            "MsgUploadReq": self._upload_req,
+            "MsgAck": self._ack,
+            "MsgPause": self._pause,
+            "MsgCancel": self._cancel,
+            "MsgError": self._peer_failed,
+        }
+        if kind not in handlers:
+            log.info("ignored a message of the unknown type %r", kind[:40])
+            return []
+        return handlers[kind](data)
+
+    def _upload_req(self, data: Mapping[str, Any]) -> list[Action]:
+        self._expect(_Turn.REQUEST, "MsgUploadReq")
+        self._additions = data.get("Additions") == 1
+        upload_id, name = _string(data, "Id", 64), _string(data, "Name", _LONGEST_NAME)
+        length = _natural(data, "LengthBytes")
+        fingerprint = _string(data, "Fingerprint", 128) if "Fingerprint" in data else ""
+        self._session = self._receiver.open(upload_id, length=length, name=name, fingerprint=fingerprint)
+        self._upload = self._session.upload if self._session else self._receiver.status(upload_id)
+        self._position = self._upload.offset
+        self._turn = _Turn.ACK
+        return [self._conf()]
+
+    def _conf(self) -> Send:
+        window = self._window if self._additions else WINDOW_OF_0_1
+        fields = {
+            "ChunkSizeKB": window.chunk_size // 1024,
+            "FilePos": self._position,
+            "SendAhead": window.send_ahead,
+        }
+        return _message("MsgUploadConf", **fields, **({"Additions": 1} if self._additions else {}))
+
+    def _ack(self, data: Mapping[str, Any]) -> list[Action]:
+        self._expect(_Turn.ACK, "MsgAck")
+        if data.get("Ack") is not True:
+            raise BadRequest("MsgAck without Ack: true.")
+        self._turn = _Turn.CHUNKS
+        return self._complete_if_all_here()
+
+    def _chunk(self, data: Data) -> list[Action]:
+        self._expect(_Turn.CHUNKS, "a chunk")
+        assert self._session is not None
+        if len(data):
+            self._session.write(self._position, data)
+            self._upload = self._session.sync()
+            self._position += len(data)
+        else:
+            self._count_empty_chunk()
+        offset = {"Offset": self._session.upload.offset} if self._additions else {}
+        return [_message("MsgChunkAck", ChunkSize=len(data), **offset), *self._complete_if_all_here()]
+
+    def _count_empty_chunk(self) -> None:
+        self._empty_chunks += 1
+        if self._empty_chunks > _MOST_EMPTY_CHUNKS:
+            raise BadRequest("Too many chunks without a byte.")
+
+    def _complete_if_all_here(self) -> list[Action]:
+        assert self._upload is not None
+        if not self._upload.is_complete:
+            return []
+        self._turn = _Turn.END
+        self._receiver.complete(self._upload)
+        phase = [_message("MsgPhase", Phase="processing")] if self._additions else []
+        return [*phase, *self._look()]
+
+    def _pause(self, data: Mapping[str, Any]) -> list[Action]:
+        self._expect_upload("MsgPause")
+        if self._session is not None:
+            self._receiver.pause(self._session.upload.id, self._session.token)
+        return []
+
+    def _cancel(self, data: Mapping[str, Any]) -> list[Action]:
+        upload = self._expect_upload("MsgCancel")
+        reason = str(data.get("Reason", ""))[:_LONGEST_REASON]
+        self._receiver.cancel(upload.id, reason or "cancelled by the front end")
+        return [_message("MsgCancelAck", Ack=True), Close(NORMAL)]
+
+    def _peer_failed(self, data: Mapping[str, Any]) -> list[Action]:
+        upload = self._expect_upload("MsgError")
+        reason = str(data.get("Msg", ""))[:_LONGEST_REASON]
+        try:
+            self._receiver.cancel(upload.id, f"the front end failed: {reason}")
+        except TooLate:
+            log.info("the front end of %s failed during hand-over: %s", shortened(upload.id), reason)
+        return [Close(NORMAL)]
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def _look(self) -> list[Action]:
+        if self._upload is None:
+            return []
+        upload = self._receiver.status(self._upload.id)
+        if upload.state is State.FINISHED and self._turn is _Turn.END:
+            return [_message("MsgAllDone", Success=True), Close(NORMAL)]
+        if upload.state is State.CANCELLED:
+            raise Cancelled(upload.reason)
+        if upload.state is State.EXPIRED:
+            raise Expired
+        if upload.phase == "failed":
+            raise Undeliverable(upload.reason)
+        if upload.session != self._upload.session:
+            raise Replaced
+        return []
+
+    def _expect(self, turn: _Turn, what: str) -> None:
+        if self._turn is not turn:
+            raise BadRequest(f"{what} came out of turn: {self._turn.value}.")
+
+    def _expect_upload(self, what: str) -> Upload:
+        if self._upload is None:
+            raise BadRequest(f"{what} came out of turn: {self._turn.value}.")
+        return self._upload
+
+
+def _message(kind: str, **data: Any) -> Send:
+    return Send(json.dumps({"MsgType": kind, "MsgData": data}))
+
+
+def _parse(text: str) -> tuple[str, Mapping[str, Any]]:
+    """:raises BadRequest: it is no message of ours."""
+    try:
+        message = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("A message is not valid JSON.") from error
+    if not isinstance(message, dict) or not isinstance(message.get("MsgType"), str):
+        raise BadRequest("A message has no MsgType.")
+    if not isinstance(message.get("MsgData"), dict):
+        raise BadRequest("A message has no MsgData.")
+    if _depth(message) > _DEEPEST_JSON:
+        raise BadRequest("A message is nested too deeply.")
+    return message["MsgType"], message["MsgData"]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _depth(value: Any) -> int:
+    """How deep containers are nested; json.loads has refused what would be too deep to recurse into."""
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
+
+
+def _string(data: Mapping[str, Any], key: str, longest: int) -> str:
+    """:raises BadRequest: it is missing, no string, too long or not valid Unicode."""
+    value = data.get(key)
+    if not isinstance(value, str):
+        raise BadRequest(f"{key} must be a string.")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise BadRequest(f"{key} is not valid Unicode.") from None
+    if size > longest:
+        raise BadRequest(f"{key} is longer than {longest} bytes.")
+    return value
+
+
+def _natural(data: Mapping[str, Any], key: str) -> int:
+    """:raises BadRequest: it is not a whole number from 0 on. ``true`` is not, though Python thinks so."""
+    value = data.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise BadRequest(f"{key} must be a whole number of bytes.")
+    return value

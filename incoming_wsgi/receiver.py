@@ -1,0 +1,612 @@
+"""The engine. The ONE place where registry, storage and hand-over meet.
+
+A protocol opens an upload and gets a :class:`Session`; it writes bytes into it, at any position, and says when the
+upload is complete. All that is remembered is in the registry, so every step may happen in another process than the last.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hmac import compare_digest
+from typing import BinaryIO
+
+from . import offload
+from .digests import Digests
+from .errors import (
+    AlreadyComplete,
+    BadRequest,
+    Cancelled,
+    Conflict,
+    Damaged,
+    Expired,
+    FileChanged,
+    IncomingError,
+    NotReady,
+    Replaced,
+    TooLarge,
+    TooLate,
+    Unavailable,
+    Undeliverable,
+    UnknownUpload,
+)
+from .extents import Extents
+from .handover import Handler, Notice, Outcome, handler_for
+from .outbox import Outbox, is_given_up, later
+from .registry import Delivery, Registry, Unsubscribe
+from .storage import Data, Storage, Writer
+from .upload import CLOSED_STATES, MOVES, OPEN_STATES, State, Upload, is_ticket, shortened
+
+log = logging.getLogger("incoming_wsgi")
+
+#: Bytes and seconds after which arrived bytes are recorded in the middle of a long body.
+_RECORD_BYTES = 4 * 1024 * 1024
+_RECORD_SECONDS = 1.0
+
+#: Separate ranges that one upload may consist of. Honest clients have a handful of lanes.
+_MOST_EXTENTS = 1000
+
+_SWEEP_INTERVAL = 15.0  # seconds, for each process; only one of them works at a time
+_TOMBSTONE = 86400.0  # seconds for which a closed upload can still be asked for
+_CONFLICTS = 50  # times that a move is tried again because somebody else moved first
+
+
+@dataclass(frozen=True)
+class App:
+    """One app that uploads are received for.
+
+    :ivar handlers: how its files are handed over, by kind.
+    :ivar max_length: bytes that its uploads may have, where the ticket does not say less.
+    """
+
+    name: str
+    storage: Storage
+    handlers: Mapping[str, Handler]
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long things may take, in seconds.
+
+    :ivar idle: an upload that owes bytes and gets none expires after this.
+    :ivar wait: an app that answered ``wait`` and is not heard of again is called again after this.
+    """
+
+    idle: float
+    wait: float
+
+
+class Receiver:
+    """:param apps: the apps that this process serves, by name."""
+
+    def __init__(self, registry: Registry, apps: Mapping[str, App], patience: Patience) -> None:
+        self.registry = registry
+        self._apps = apps
+        self._patience = patience
+        self._digests = Digests(self.read, registry.keep_digest, registry.digest)
+        handlers = {name: app.handlers for name, app in apps.items()}
+        self._outbox = Outbox(registry, handlers, self._notice, self._answered)
+        self._completing: set[str] = set()
+        self._stopped = threading.Event()
+
+    # -- life of the process --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Deliver what is due and look after what is left lying, in the background."""
+        self._outbox.start()
+        offload.background(self._keep, name="keeper")
+
+    def close(self) -> None:
+        """Begin nothing new and let go of the registry."""
+        self._stopped.set()
+        self._outbox.stop()
+        self.registry.close()
+
+    # -- tickets --------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        app: str,
+        *,
+        target: str = "",
+        base_url: str = "http://localhost",
+        secret: str = "",
+        remove_file_when_finished: bool = True,
+        max_length: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Upload:
+        """A new upload of an app; its id is the ticket.
+
+        :param target: who gets the file: empty for the callable, an absolute path of the wrapped app, or a URL.
+        :param max_length: bytes; never more than the app's own limit.
+        :raises BadRequest: there is nobody to hand the file to.
+        """
+        if handler_for(target) not in self._apps[app].handlers:
+            raise BadRequest("There is nobody to hand the file to: give signalFinishURL, or on_finish to Incoming.")
+        upload = Upload(
+            app=app,
+            target=target,
+            base_url=base_url,
+            secret=secret,
+            remove_file_when_finished=remove_file_when_finished,
+            max_length=max_length,
+            metadata=dict(metadata or {}),
+            event_id=f"msg_{uuid.uuid4().hex}",
+        )
+        return self.registry.create(upload)
+
+    def status(self, upload_id: str, app: str | None = None) -> Upload:
+        """The upload as it is now.
+
+        :param app: whose it must be.
+        :raises UnknownUpload: there is none, or it is another app's.
+        """
+        upload = self.registry.get(upload_id) if is_ticket(upload_id) else None
+        if upload is None or upload.app not in self._apps or app not in (None, upload.app):
+            raise UnknownUpload
+        return upload
+
+    def wait(self, upload_id: str, until: Callable[[Upload], bool], timeout: float) -> Upload:
+        """The upload, as soon as ``until(upload)`` holds, or after ``timeout`` seconds.
+
+        :raises UnknownUpload: it is gone.
+        """
+        upload = self.registry.wait(upload_id, lambda found: found is None or until(found), timeout)
+        if upload is None:
+            raise UnknownUpload
+        return upload
+
+    def subscribe(self, upload_id: str, changed: Callable[[], None]) -> Unsubscribe:
+        """Have ``changed()`` called after every move of an upload, on whichever process it happens."""
+        return self.registry.subscribe(upload_id, changed)
+
+    def read(self, upload: Upload) -> BinaryIO:
+        """The stored bytes of an upload.
+
+        :raises FileNotFoundError: there are none.
+        """
+        return self._storage(upload).read(upload)
+
+    # -- bytes ----------------------------------------------------------------------------------------------
+
+    def open(
+        self, upload_id: str, *, length: int, name: str, fingerprint: str = "", protocol: str = "incoming"
+    ) -> Session | None:
+        """Take an upload over: from now on only the session that this gives can change it.
+
+        :param length: bytes that the file has.
+        :param name: the file's name as the browser gave it.
+        :returns: ``None`` where all bytes are here already and the upload is beyond taking any.
+        :raises UnknownUpload, Cancelled, Expired, Damaged, Undeliverable: there is nothing to open any more.
+        :raises FileChanged: an earlier opening was for another file.
+        :raises TooLarge: the file is longer than the ticket, or the app, allows.
+        """
+        for _ in range(_CONFLICTS):
+            upload = self.status(upload_id)
+            self._refuse_if_over(upload)
+            self._refuse_other_file(upload, length, fingerprint)
+            if upload.state not in OPEN_STATES:
+                return None
+            opened = upload.to(
+                State.RECEIVING,
+                epoch=upload.epoch + 1,
+                session=secrets.token_urlsafe(16),
+                protocol=protocol,
+                length=length,
+                fingerprint=upload.fingerprint or fingerprint,
+                filename_from_browser=upload.filename_from_browser or name,
+                active_at=time.time(),
+            )
+            try:
+                saved = self.registry.save(upload, opened)
+            except Conflict:
+                continue
+            log.info("upload %s opened (%s), %d of %d bytes", shortened(saved.id), protocol, saved.received, length)
+            session = self._session(saved)
+            self._digests.start(saved)
+            return session
+        raise Unavailable("Too many connections want this upload at once.", retry_after=1)
+
+    def session(self, upload_id: str, token: str) -> Session:
+        """A further lane of the client that opened the upload last.
+
+        :raises Replaced: somebody else has opened it since.
+        :raises AlreadyComplete, Cancelled, Expired, Damaged, Undeliverable: it takes no more bytes.
+        """
+        upload = self.status(upload_id)
+        refuse_writing(upload, token)
+        return self._session(upload)
+
+    def pause(self, upload_id: str, token: str) -> Upload:
+        """Record that the client pauses. Pausing what is paused, or beyond, changes nothing.
+
+        :raises Replaced: the token is not that of the last opening.
+        """
+        upload = self.status(upload_id)
+        if upload.state is State.RECEIVING:
+            refuse_writing(upload, token)
+            return self._move(upload, State.PAUSED, active_at=time.time())
+        return upload
+
+    def complete(self, upload: Upload) -> Upload:
+        """All bytes are here, says the protocol: put them onto the disk, hash them, hand them over; in the background.
+
+        :raises NotReady: some are missing.
+        """
+        if upload.state not in OPEN_STATES:
+            return upload
+        if not upload.is_complete:
+            raise NotReady("Some bytes of this upload are still missing.")
+        try:
+            saved = self.registry.save(upload, upload.to(State.COMPLETING, holder=self.registry.holder))
+        except Conflict:
+            return self.status(upload.id)
+        self._roll_forward_in_background(saved)
+        return saved
+
+    # -- ends -----------------------------------------------------------------------------------------------
+
+    def cancel(self, upload_id: str, reason: str, app: str | None = None) -> Upload:
+        """Give an upload up and delete its bytes; the app is told. What is cancelled already stays so.
+
+        :raises TooLate: its hand-over has begun.
+        """
+        upload = self.status(upload_id, app)
+        if upload.state in (State.CANCELLED, State.EXPIRED):
+            return upload
+        return self._give_up(upload, State.CANCELLED, reason)
+
+    def done(self, upload_id: str, app: str | None = None) -> Upload:
+        """The app has the file (``finish_upload``); may come before its own ``wait`` is heard, and more than once.
+
+        :raises NotReady: the file is not being handed over.
+        """
+        for _ in range(_CONFLICTS):
+            upload = self.status(upload_id, app)
+            if upload.state is State.FINISHED:
+                return upload
+            if State.FINISHED not in _moves(upload):
+                raise NotReady
+            try:
+                return self._finish(upload, self.registry.due(upload.id))
+            except Conflict:
+                continue
+        raise Unavailable("This upload is changing too fast.", retry_after=1)
+
+    def retry(self, upload_id: str) -> Upload:
+        """Hand a file over again that nobody took (an operator's command).
+
+        :raises NotReady: it is not waiting for that.
+        """
+        upload = self.status(upload_id)
+        delivery = self.registry.due(upload.id)
+        if delivery is not None:
+            self.registry.enqueue(replace(delivery, due_at=0, created_at=time.time()))
+        elif upload.state is State.UNDELIVERABLE:
+            after = upload.to(State.HANDING_OVER, reason="")
+            upload = self.registry.save(upload, after, enqueue=_delivery(upload, "finished"))
+        else:
+            raise NotReady
+        self._outbox.wake()
+        return upload
+
+    # -- housekeeping ---------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Expire what is idle, go on with what was left in the middle, forget what is long closed.
+
+        Idempotent, for any process at any time; nothing is ever deleted that is not closed.
+        """
+        now = time.time()
+        for upload in self.registry.find_complete():
+            self.complete(upload)
+        for upload in self.registry.find({State.COMPLETING}):
+            if upload.id not in self._completing and not self._is_being_completed(upload):
+                saved = self._save_quietly(upload, replace(upload, holder=self.registry.holder))
+                if saved is not None:
+                    self._roll_forward_in_background(saved)
+        for upload in self.registry.find(OPEN_STATES, idle_since=now - self._patience.idle):
+            self._expire(upload)
+        for upload in self.registry.find(CLOSED_STATES, idle_since=now - _TOMBSTONE):
+            self._bury(upload)
+        self._digests.prune()
+
+    def find(self, app: str | None = None) -> list[Upload]:
+        """All uploads that are known (for an operator), the longest idle first."""
+        return self.registry.find(set(State), app=app, limit=100_000)
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(_SWEEP_INTERVAL * random.uniform(0.8, 1.2)):
+            try:
+                with self.registry.alone("sweep") as alone:
+                    if alone:
+                        self.sweep()
+                        self.registry.maintain()
+            except Exception:
+                log.exception("the sweep failed; trying again")
+
+    def _expire(self, upload: Upload) -> None:
+        if upload.app in self._apps and not upload.is_complete:
+            try:
+                self._give_up(upload, State.EXPIRED, "Nothing arrived for a long time.")
+            except (TooLate, Unavailable):
+                pass  # it has come to life
+
+    def _bury(self, upload: Upload) -> None:
+        if upload.app in self._apps and self.registry.due(upload.id) is None:
+            if upload.location and upload.remove_file_when_finished:
+                self._storage(upload).remove(upload)
+            self.registry.forget(upload.id)
+
+    def _is_being_completed(self, upload: Upload) -> bool:
+        return upload.app not in self._apps or (
+            bool(upload.holder)
+            and upload.holder != self.registry.holder
+            and self.registry.is_alive(upload.holder)
+        )
+
+    # -- from the last byte to the app ----------------------------------------------------------------------
+
+    def _roll_forward_in_background(self, upload: Upload) -> None:
+        self._completing.add(upload.id)
+        offload.background(self._roll_forward, upload, name="completion")
+
+    def _roll_forward(self, upload: Upload) -> None:
+        try:
+            self._hand_over(upload)
+        except (Damaged, EOFError, FileNotFoundError) as error:
+            log.error("upload %s is damaged: %s", shortened(upload.id), error)
+            self._move(upload, State.DAMAGED, reason=str(error) or Damaged.sentence)
+        except IncomingError as error:
+            log.warning("upload %s can't be completed yet: %s", shortened(upload.id), error)
+            self._save_quietly(upload, replace(upload, holder=""))  # the next sweep tries again
+        finally:
+            self._completing.discard(upload.id)
+
+    def _hand_over(self, upload: Upload) -> None:
+        digest = self._digests.finish(upload)
+        location = self._storage(upload).complete(upload)
+        after = upload.to(State.HANDING_OVER, holder="", sha256=digest, location=location, active_at=time.time())
+        self.registry.save(upload, after, enqueue=_delivery(after, "finished"))
+        log.info("upload %s is complete", shortened(upload.id))
+        self._outbox.wake()
+
+    def _notice(self, delivery: Delivery) -> Notice | None:
+        """What the outbox tells the app; ``None`` where it has nothing to tell any more."""
+        upload = self.registry.get(delivery.upload_id)
+        if upload is None or upload.state is State.FINISHED:
+            return None
+        if delivery.kind != "finished":
+            return Notice(upload, delivery, "")
+        if upload.state is State.WAITING_FOR_APP:
+            try:
+                upload = self._move(upload, State.HANDING_OVER)
+            except Conflict:
+                return None  # finish_upload came at this moment
+        here = self._storage(upload).locate(upload) is not None
+        if not here and not upload.moved_to and delivery.attempt:
+            return None  # the app took the file away by itself, and its answer was lost
+        return Notice(upload, delivery, upload.location if here else upload.moved_to or upload.location)
+
+    def _answered(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Record what came of an attempt."""
+        upload = self.registry.get(delivery.upload_id)
+        if upload is None:
+            return
+        try:
+            if delivery.kind != "finished":
+                self._told_of_end(upload, delivery, outcome)
+            elif outcome.word == "done":
+                self._finish(upload, delivery)
+            elif outcome.word == "wait":
+                self._wait_for_app(upload, delivery)
+            elif is_given_up(delivery):
+                log.error("upload %s is undeliverable: %s", shortened(upload.id), outcome.error)
+                after = upload.to(State.UNDELIVERABLE, reason=outcome.error)
+                self.registry.save(upload, after, settle=delivery)
+            else:
+                self.registry.postpone(later(delivery, outcome))
+        except Conflict:
+            # finish_upload came meanwhile: it has settled the row
+            log.debug("upload %s moved on while it was handed over", shortened(upload.id))
+
+    def _told_of_end(self, upload: Upload, delivery: Delivery, outcome: Outcome) -> None:
+        if outcome.word != "failed" or is_given_up(delivery):
+            self.registry.save(upload, upload, settle=delivery)
+        else:
+            self.registry.postpone(later(delivery, outcome))
+
+    def _wait_for_app(self, upload: Upload, delivery: Delivery) -> None:
+        if upload.state is not State.HANDING_OVER:
+            raise Conflict
+        due = replace(delivery, attempt=delivery.attempt + 1, due_at=time.time() + self._patience.wait)
+        self.registry.save(upload, upload.to(State.WAITING_FOR_APP), settle=delivery, enqueue=replace(due, holder=""))
+
+    def _finish(self, upload: Upload, delivery: Delivery | None) -> Upload:
+        if upload.state is State.FINISHED:
+            return self.registry.save(upload, upload, settle=delivery)
+        after = upload.to(State.FINISHED, reason="", active_at=time.time())
+        saved = self.registry.save(upload, after, settle=delivery)
+        log.info("upload %s is finished", shortened(upload.id))
+        if upload.remove_file_when_finished:
+            self._storage(upload).remove(upload)
+        return saved
+
+    def _give_up(self, upload: Upload, state: State, reason: str) -> Upload:
+        for _ in range(_CONFLICTS):
+            if state not in _moves(upload):
+                raise TooLate
+            after = upload.to(state, reason=reason, active_at=time.time())
+            kind = "cancelled" if state is State.CANCELLED else "expired"
+            try:
+                saved = self.registry.save(upload, after, enqueue=_delivery(after, kind))
+            except Conflict:
+                upload = self.status(upload.id)
+                continue
+            log.info("upload %s is %s: %s", shortened(upload.id), kind, reason)
+            self._digests.drop(upload.id)
+            self._storage(upload).remove(upload)
+            self._outbox.wake()
+            return saved
+        raise Unavailable("This upload is changing too fast.", retry_after=1)
+
+    def _move(self, upload: Upload, state: State, **changes: object) -> Upload:
+        return self.registry.save(upload, upload.to(state, **changes))
+
+    def _save_quietly(self, before: Upload, after: Upload) -> Upload | None:
+        try:
+            return self.registry.save(before, after)
+        except Conflict:
+            return None
+
+    def record_move(self, upload: Upload, target: str) -> None:
+        """Remember where the app takes a file, before it is touched."""
+        current = self.status(upload.id)
+        self.registry.save(current, replace(current, moved_to=target))
+
+    # -- helpers --------------------------------------------------------------------------------------------
+
+    def _storage(self, upload: Upload) -> Storage:
+        return self._apps[upload.app].storage
+
+    def _session(self, upload: Upload) -> Session:
+        return Session(upload, self.registry, self._storage(upload).open(upload), self._digests)
+
+    def _refuse_if_over(self, upload: Upload) -> None:
+        error = _OVER.get(upload.state)
+        if error is not None:
+            raise error(upload.reason)
+
+    def _refuse_other_file(self, upload: Upload, length: int, fingerprint: str) -> None:
+        if upload.length not in (None, length):
+            raise FileChanged(f"This upload began with a file of {upload.length} bytes, not {length}.")
+        if upload.fingerprint and fingerprint and upload.fingerprint != fingerprint:
+            raise FileChanged
+        limit = min(upload.max_length or length, self._apps[upload.app].max_length)
+        if length > limit:
+            raise TooLarge(f"The file has {length} bytes; {limit} are allowed.")
+
+
+class Session:
+    """One lane of the client that owns an upload: writes bytes and records them as safe.
+
+    A session is used by one thread at a time; a client's lanes have one each, with the same token.
+    """
+
+    def __init__(self, upload: Upload, registry: Registry, writer: Writer, digests: Digests) -> None:
+        self.upload = upload
+        self._registry = registry
+        self._writer = writer
+        self._digests = digests
+        self._pending = Extents()  # written, but not recorded yet
+        self._recorded_at = time.monotonic()
+
+    @property
+    def token(self) -> str:
+        return self.upload.session
+
+    def write(self, position: int, data: Data) -> None:
+        """Store ``data`` from byte ``position`` on. Bytes that are safe already are not written again.
+
+        :raises TooLarge: it goes beyond the length; nothing was stored.
+        :raises Replaced: another opening owns the upload now.
+        :raises NoSpace, Unavailable: nothing of it counts as arrived; trying again later may help.
+        """
+        end = position + len(data)
+        view = memoryview(data)
+        with self._writer.exclusive():
+            # Within the lock: nobody can make bytes safe between this look and our writing beside them.
+            current = self._current()
+            if current.length is not None and end > current.length:
+                raise TooLarge(f"These bytes end at {end}; the file has {current.length}.")
+            for start, stop in current.extents.missing(position, end):
+                self._writer.write(start, view[start - position : stop - position])
+        self._pending = self._pending.add(position, end)
+
+    def sync_if_due(self) -> None:
+        """:meth:`sync` every few MiB or every second: a long body that is cut loses no more than that."""
+        if self._pending.received >= _RECORD_BYTES or time.monotonic() - self._recorded_at >= _RECORD_SECONDS:
+            self.sync()
+
+    def sync(self) -> Upload:
+        """Record what was written. Only what :meth:`sync` has returned for may be acknowledged.
+
+        :raises Replaced: another opening owns the upload now.
+        """
+        pending, self._pending = self._pending, Extents()
+        for start, end in pending.ranges:
+            try:
+                self.upload = self._registry.add_extent(self.upload.id, self.token, start, end)
+            except Conflict:
+                self._current()
+                raise Replaced from None
+        self._recorded_at = time.monotonic()
+        if pending.ranges:
+            self._digests.advance(self.upload)
+        return self.upload
+
+    def discard(self) -> None:
+        """Let what was written since the last :meth:`sync` not count; it will be written over."""
+        self._pending = Extents()
+
+    def close(self) -> None:
+        """Let go of the storage; unrecorded bytes do not count."""
+        self._writer.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _current(self) -> Upload:
+        current = self._registry.get(self.upload.id)
+        if current is None:
+            raise UnknownUpload
+        refuse_writing(current, self.token)
+        if len(current.extents.ranges) > _MOST_EXTENTS:
+            raise BadRequest("The bytes of this upload arrive in too many separate pieces.")
+        return current
+
+
+def refuse_writing(upload: Upload, token: str) -> None:
+    """Raise what stands against writing to an upload with a session token, if anything does."""
+    if upload.state in _OVER:
+        raise _OVER[upload.state](upload.reason)
+    if not compare_digest(upload.session.encode(), token.encode()) or not token:
+        raise Replaced
+    if upload.state not in OPEN_STATES:
+        raise AlreadyComplete
+
+
+#: What is said of uploads that are over, and not well.
+_OVER: Mapping[State, type[IncomingError]] = {
+    State.CANCELLED: Cancelled,
+    State.EXPIRED: Expired,
+    State.DAMAGED: Damaged,
+    State.UNDELIVERABLE: Undeliverable,
+}
+
+
+def _moves(upload: Upload) -> frozenset[State]:
+    return MOVES[upload.state]
+
+
+def _delivery(upload: Upload, kind: str) -> Delivery:
+    now = time.time()
+    return Delivery(
+        event_id=upload.event_id if kind == "finished" else f"{upload.event_id}_{kind}",
+        upload_id=upload.id,
+        app=upload.app,
+        kind=kind,
+        handler=handler_for(upload.target),
+        due_at=now,
+        created_at=now,
+    )

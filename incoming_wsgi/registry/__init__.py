@@ -1,0 +1,185 @@
+"""Registry: which uploads exist, in which state, and which hand-overs are due. The contract.
+
+Every registry passes ``tests/registry/test_contract.py``. Each method is one transaction: it happened whole or not at
+all, and another process sees it at once.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from threading import Event
+from urllib.parse import urlsplit
+
+from ..upload import State, Upload
+
+#: What ends a subscription to the changes of an upload.
+Unsubscribe = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A row of the outbox: one hand-over that is due.
+
+    :ivar event_id: the same for every attempt, so that the app can tell a repetition.
+    :ivar kind: what happened: ``finished``, ``cancelled`` or ``expired``.
+    :ivar handler: who takes it: ``callable``, ``path`` or ``url``.
+    :ivar attempt: attempts made so far.
+    :ivar due_at: when to try next, seconds since 1970.
+    """
+
+    event_id: str
+    upload_id: str
+    app: str
+    kind: str
+    handler: str
+    attempt: int = 0
+    due_at: float = 0.0
+    created_at: float = 0.0
+    holder: str = ""
+    error: str = ""
+
+
+class Registry(ABC):
+    """The contract. Implementations raise :class:`~incoming_wsgi.errors.Conflict` where a row has changed meanwhile."""
+
+    @property
+    @abstractmethod
+    def holder(self) -> str:
+        """This process's name as a holder of leases. Others can tell when it has died."""
+
+    @abstractmethod
+    def is_alive(self, holder: str) -> bool:
+        """Whether the process of that name still runs."""
+
+    @abstractmethod
+    def alone(self, duty: str) -> AbstractContextManager[bool]:
+        """Gives ``True`` to one process at a time, ``False`` to the others: for work that one should do for all."""
+
+    @abstractmethod
+    def create(self, upload: Upload) -> Upload:
+        """Record a new upload."""
+
+    @abstractmethod
+    def get(self, upload_id: str) -> Upload | None:
+        """The upload as it is now."""
+
+    @abstractmethod
+    def save(
+        self, before: Upload, after: Upload, *, enqueue: Delivery | None = None, settle: Delivery | None = None
+    ) -> Upload:
+        """Compare and set: store what differs, if state, epoch and session are still those of ``before``.
+
+        Extents are never written here: they only grow, by :meth:`add_extent`.
+
+        :param enqueue: a row for the outbox, written in the same transaction.
+        :param settle: a row of the outbox that is done with, removed in the same transaction.
+        :returns: the upload as it is stored now, with the extents that others have added meanwhile.
+        :raises Conflict: somebody else moved it first; nothing was written.
+        """
+
+    @abstractmethod
+    def add_extent(self, upload_id: str, session: str, start: int, end: int) -> Upload:
+        """Merge ``[start, end)`` into what is safe.
+
+        :raises Conflict: the upload is gone, belongs to another session by now, or takes no more bytes.
+        """
+
+    @abstractmethod
+    def forget(self, upload_id: str) -> None:
+        """Delete the record, and what the outbox has for it."""
+
+    @abstractmethod
+    def find(
+        self, states: Collection[State], *, idle_since: float | None = None, limit: int = 1000, app: str | None = None
+    ) -> list[Upload]:
+        """Uploads in one of ``states`` that nothing has happened to after ``idle_since`` (seconds since 1970), oldest first."""
+
+    @abstractmethod
+    def find_complete(self) -> list[Upload]:
+        """Uploads of our own dialect whose bytes are all here, but that nobody has begun to complete."""
+
+    @abstractmethod
+    def lease(self, app: str, handlers: Collection[str], now: float) -> Delivery | None:
+        """The next due row that one of ``handlers`` of ``app`` may deliver, now held by this process."""
+
+    @abstractmethod
+    def enqueue(self, delivery: Delivery) -> None:
+        """Put a row into the outbox (by an operator's ``retry``); replaces one with the same event id."""
+
+    @abstractmethod
+    def postpone(self, delivery: Delivery) -> None:
+        """Give a leased row back, to be tried again at its ``due_at``."""
+
+    @abstractmethod
+    def due(self, upload_id: str) -> Delivery | None:
+        """The outbox row of an upload, if there is one."""
+
+    @abstractmethod
+    def next_due(self, app: str, handlers: Collection[str]) -> float | None:
+        """When the next free row of the outbox is due, seconds since 1970."""
+
+    @abstractmethod
+    def keep_digest(self, upload_id: str, position: int, state: bytes) -> None:
+        """Remember the state of the running hash after ``position`` bytes."""
+
+    @abstractmethod
+    def digest(self, upload_id: str) -> tuple[int, bytes] | None:
+        """Position and state of the hash that was remembered last."""
+
+    @abstractmethod
+    def subscribe(self, upload_id: str, changed: Callable[[], None]) -> Unsubscribe:
+        """Have ``changed()`` called after every saved change of an upload, by whichever process; it must not block."""
+
+    @abstractmethod
+    def maintain(self) -> None:
+        """Housekeeping that is due from time to time; may take a while."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+    def wait(self, upload_id: str, until: Callable[[Upload | None], bool], timeout: float) -> Upload | None:
+        """The upload, as soon as ``until(upload)`` holds or ``timeout`` seconds are over."""
+        deadline = time.monotonic() + timeout
+        with self._changes(upload_id) as changed:
+            while True:
+                changed.clear()
+                upload = self.get(upload_id)
+                left = deadline - time.monotonic()
+                if until(upload) or left <= 0:
+                    return upload
+                changed.wait(left)
+
+    @contextmanager
+    def _changes(self, upload_id: str) -> Iterator[Event]:
+        changed = Event()
+        unsubscribe = self.subscribe(upload_id, changed.set)
+        try:
+            yield changed
+        finally:
+            unsubscribe()
+
+
+def _open_sqlite(url: str) -> Registry:
+    from .sqlite import SQLiteRegistry
+
+    return SQLiteRegistry(url.removeprefix("sqlite://"))
+
+
+_SCHEMES: Mapping[str, Callable[[str], Registry]] = {"sqlite": _open_sqlite}
+
+
+def from_url(url: str) -> Registry:
+    """The registry that a URL names: ``sqlite:///var/lib/app/registry.sqlite3``.
+
+    :raises ValueError: for a scheme that there is no registry for.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme not in _SCHEMES:
+        known = ", ".join(f"{name}://" for name in _SCHEMES)
+        raise ValueError(f"no registry for {scheme or url!r}: known are {known}")
+    return _SCHEMES[scheme](url)

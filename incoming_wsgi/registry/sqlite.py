@@ -1,0 +1,393 @@
+"""The embedded registry: one SQLite file, shared by all processes of one machine.
+
+WAL mode, so that reading never waits. SQLite 3.7.0 to 3.51.2 can lose commits when a writer and a checkpoint of two
+connections meet (the WAL-reset bug; 3.44.6 and 3.50.7 are mended): here every commit and every checkpoint happens
+under one file lock, which is cheap and also queues the writers fairly without SQLite's own sleeping busy handler.
+The file must be on a local disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from .. import offload
+from ..errors import Conflict
+from ..extents import Extents
+from ..locks import FileLock, try_flock
+from ..upload import OPEN_STATES, State, Upload
+from . import Delivery, Registry, Unsubscribe
+from .watch import Watch
+
+#: Raised with every change of the tables; a file with a newer one is refused.
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE uploads (
+    id TEXT PRIMARY KEY, state TEXT NOT NULL, version INTEGER NOT NULL, app TEXT NOT NULL,
+    protocol TEXT NOT NULL, created_at REAL NOT NULL, active_at REAL NOT NULL, epoch INTEGER NOT NULL,
+    session TEXT NOT NULL, length INTEGER, max_length INTEGER, extents TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    filename_from_browser TEXT NOT NULL, metadata TEXT NOT NULL, target TEXT NOT NULL, base_url TEXT NOT NULL,
+    secret TEXT NOT NULL, remove_file_when_finished INTEGER NOT NULL, dest_type TEXT NOT NULL, holder TEXT NOT NULL,
+    event_id TEXT NOT NULL, sha256 TEXT NOT NULL, location TEXT NOT NULL, moved_to TEXT NOT NULL, reason TEXT NOT NULL,
+    change INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX uploads_by_change ON uploads (change);
+CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
+CREATE TABLE outbox (
+    event_id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, app TEXT NOT NULL, kind TEXT NOT NULL, handler TEXT NOT NULL,
+    attempt INTEGER NOT NULL, due_at REAL NOT NULL, created_at REAL NOT NULL, holder TEXT NOT NULL, error TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX outbox_by_due ON outbox (app, due_at);
+CREATE INDEX outbox_by_upload ON outbox (upload_id);
+CREATE TABLE digests (upload_id TEXT PRIMARY KEY, position INTEGER NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE counter (change INTEGER NOT NULL);
+INSERT INTO counter VALUES (0);
+"""
+
+_UPLOAD_FIELDS = tuple(field.name for field in fields(Upload))
+_DELIVERY_FIELDS = tuple(field.name for field in fields(Delivery))
+_CACHE_BYTES = 2 * 1024 * 1024
+
+
+class SQLiteRegistry(Registry):
+    """:param path: the database file; its folder is made if it is not there.
+
+    :raises RuntimeError: the file was written by a newer version of this package.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock_file = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        self._write_lock = FileLock(self._lock_file)
+        self._read_guard = threading.Lock()
+        with self._write_lock:
+            self._writer = self._connect()
+            self._prepare()
+        self._reader = self._connect()
+        self._watch = Watch(self._changed_since)
+        self._holder, self._holder_file = self._come_alive()
+
+    # -- uploads ------------------------------------------------------------------------------------------------
+
+    def create(self, upload: Upload) -> Upload:
+        with self._transaction() as db:
+            _insert(db, "uploads", {**_row_of_upload(upload), "change": _next_change(db)})
+        return upload
+
+    def get(self, upload_id: str) -> Upload | None:
+        with self._read_guard:
+            return _select_upload(self._reader, upload_id)
+
+    def save(
+        self, before: Upload, after: Upload, *, enqueue: Delivery | None = None, settle: Delivery | None = None
+    ) -> Upload:
+        with self._transaction() as db:
+            current = _select_upload(db, before.id)
+            if current is None or _identity(current) != _identity(before):
+                raise Conflict
+            changes = _differences(before, after)
+            if changes:
+                changes["version"] = current.version + 1
+                changes["change"] = _next_change(db)
+                _update(db, before.id, changes)
+            if settle is not None:
+                db.execute("DELETE FROM outbox WHERE event_id = ?", (settle.event_id,))
+            if enqueue is not None:
+                _insert(db, "outbox", _row_of_delivery(enqueue))
+            saved = _select_upload(db, before.id)
+            assert saved is not None
+        if changes:
+            self._watch.notify(before.id)
+        return saved
+
+    def add_extent(self, upload_id: str, session: str, start: int, end: int) -> Upload:
+        with self._transaction() as db:
+            current = _select_upload(db, upload_id)
+            if current is None or current.session != session or current.state not in OPEN_STATES:
+                raise Conflict
+            extents = current.extents.add(start, end)
+            _update(db, upload_id, {"extents": extents.to_json(), "active_at": time.time()})
+            saved = _select_upload(db, upload_id)
+            assert saved is not None
+        return saved
+
+    def forget(self, upload_id: str) -> None:
+        with self._transaction() as db:
+            for table, column in (("uploads", "id"), ("outbox", "upload_id"), ("digests", "upload_id")):
+                db.execute(f"DELETE FROM {table} WHERE {column} = ?", (upload_id,))
+
+    def find_complete(self) -> list[Upload]:
+        # The extents of a complete upload are one range from 0 to its length; of an empty file, none.
+        query = (
+            f"SELECT * FROM uploads WHERE state IN ({_marks(OPEN_STATES)}) AND protocol = 'incoming'"
+            " AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END LIMIT 1000"
+        )
+        with self._read_guard:
+            rows = self._reader.execute(query, [state.value for state in OPEN_STATES]).fetchall()
+        return [_upload_of_row(row) for row in rows]
+
+    def find(
+        self, states: Collection[State], *, idle_since: float | None = None, limit: int = 1000, app: str | None = None
+    ) -> list[Upload]:
+        query = f"SELECT * FROM uploads WHERE state IN ({_marks(states)})"
+        values: list[Any] = [state.value for state in states]
+        if idle_since is not None:
+            query, values = query + " AND active_at <= ?", [*values, idle_since]
+        if app is not None:
+            query, values = query + " AND app = ?", [*values, app]
+        with self._read_guard:
+            rows = self._reader.execute(query + " ORDER BY active_at LIMIT ?", [*values, limit]).fetchall()
+        return [_upload_of_row(row) for row in rows]
+
+    # -- outbox -------------------------------------------------------------------------------------------------
+
+    def lease(self, app: str, handlers: Collection[str], now: float) -> Delivery | None:
+        if not self._due_rows(self._reader, self._read_guard, app, handlers, now):
+            return None
+        with self._transaction() as db:
+            for delivery in self._due_rows(db, None, app, handlers, now):
+                if not delivery.holder or not self.is_alive(delivery.holder):
+                    db.execute(
+                        "UPDATE outbox SET holder = ? WHERE event_id = ?", (self.holder, delivery.event_id)
+                    )
+                    return delivery
+        return None
+
+    def enqueue(self, delivery: Delivery) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM outbox WHERE event_id = ?", (delivery.event_id,))
+            _insert(db, "outbox", _row_of_delivery(delivery))
+
+    def postpone(self, delivery: Delivery) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE outbox SET holder = '', attempt = ?, due_at = ?, error = ? WHERE event_id = ?",
+                (delivery.attempt, delivery.due_at, delivery.error, delivery.event_id),
+            )
+
+    def due(self, upload_id: str) -> Delivery | None:
+        with self._read_guard:
+            row = self._reader.execute("SELECT * FROM outbox WHERE upload_id = ?", (upload_id,)).fetchone()
+        return None if row is None else _delivery_of_row(row)
+
+    def next_due(self, app: str, handlers: Collection[str]) -> float | None:
+        with self._read_guard:
+            query = f"SELECT min(due_at) AS due FROM outbox WHERE app = ? AND handler IN ({_marks(handlers)})"
+            row = self._reader.execute(query, (app, *handlers)).fetchone()
+        due: float | None = row["due"]
+        return due
+
+    def _due_rows(
+        self,
+        db: sqlite3.Connection,
+        guard: threading.Lock | None,
+        app: str,
+        handlers: Collection[str],
+        now: float,
+    ) -> list[Delivery]:
+        query = (
+            f"SELECT * FROM outbox WHERE app = ? AND due_at <= ? AND handler IN ({_marks(handlers)})"
+            " ORDER BY due_at LIMIT 100"
+        )
+        with guard or _no_guard():
+            rows = db.execute(query, (app, now, *handlers)).fetchall()
+        return [_delivery_of_row(row) for row in rows]
+
+    # -- digests ------------------------------------------------------------------------------------------------
+
+    def keep_digest(self, upload_id: str, position: int, state: bytes) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (upload_id, position, state))
+
+    def digest(self, upload_id: str) -> tuple[int, bytes] | None:
+        with self._read_guard:
+            row = self._reader.execute(
+                "SELECT position, state FROM digests WHERE upload_id = ?", (upload_id,)
+            ).fetchone()
+        return None if row is None else (row["position"], row["state"])
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def subscribe(self, upload_id: str, changed: Callable[[], None]) -> Unsubscribe:
+        return self._watch.subscribe(upload_id, changed)
+
+    def _changed_since(self, mark: int) -> tuple[int, Iterable[str]]:
+        with self._read_guard:
+            (newest,) = self._reader.execute("SELECT change FROM counter").fetchone()
+            if mark < 0 or newest == mark:
+                return newest, ()
+            rows = self._reader.execute("SELECT id FROM uploads WHERE change > ?", (mark,)).fetchall()
+        return newest, [row["id"] for row in rows]
+
+    # -- holders ------------------------------------------------------------------------------------------------
+
+    @property
+    def holder(self) -> str:
+        return self._holder
+
+    def is_alive(self, holder: str) -> bool:
+        """A living process holds the kernel's lock on a file of its name; a dead one's file is cleared away."""
+        path = self._holders / holder
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            if not try_flock(descriptor):
+                return True
+            path.unlink(missing_ok=True)
+            return False
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def alone(self, duty: str) -> Iterator[bool]:
+        descriptor = os.open(f"{self._path}.{duty}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        try:
+            yield try_flock(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _holders(self) -> Path:
+        return self._path.with_name(self._path.name + ".holders")
+
+    def _come_alive(self) -> tuple[str, int]:
+        self._holders.mkdir(exist_ok=True)
+        name = f"{os.getpid()}-{secrets.token_hex(8)}"
+        descriptor = os.open(
+            self._holders / f".{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660
+        )
+        try_flock(descriptor)
+        # Locked before it bears the name that others look for: nobody can take it for a dead one's.
+        os.rename(self._holders / f".{name}", self._holders / name)
+        return name, descriptor
+
+    # -- the database -------------------------------------------------------------------------------------------
+
+    def maintain(self) -> None:
+        """Move the log into the database; automatic checkpoints would sync on the event loop."""
+        with self._write_lock:
+            offload.run(self._checkpoint)
+        self._clear_dead_holders()
+
+    def close(self) -> None:
+        self._watch.close()
+        with self._write_lock, self._read_guard:
+            self._writer.close()
+            self._reader.close()
+        (self._holders / self._holder).unlink(missing_ok=True)
+        os.close(self._holder_file)
+        os.close(self._lock_file)
+
+    def _checkpoint(self) -> None:
+        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _clear_dead_holders(self) -> None:
+        for path in self._holders.iterdir():
+            if not path.name.startswith("."):
+                self.is_alive(path.name)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._write_lock:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+            except BaseException:
+                self._writer.execute("ROLLBACK")
+                raise
+            self._writer.execute("COMMIT")
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5)
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute(f"PRAGMA cache_size = -{_CACHE_BYTES // 1024}")
+        return db
+
+    def _prepare(self) -> None:
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise RuntimeError(
+                f"{self._path} was written by a newer incoming_wsgi (schema {version}, this one knows {SCHEMA_VERSION})"
+            )
+        if version == 0:
+            self._writer.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+
+
+@contextmanager
+def _no_guard() -> Iterator[None]:
+    yield
+
+
+def _marks(values: Collection[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _insert(db: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({_marks(row)})", tuple(row.values()))
+
+
+def _update(db: sqlite3.Connection, upload_id: str, changes: dict[str, Any]) -> None:
+    assignments = ", ".join(f"{name} = ?" for name in changes)
+    db.execute(f"UPDATE uploads SET {assignments} WHERE id = ?", (*changes.values(), upload_id))
+
+
+def _next_change(db: sqlite3.Connection) -> int:
+    db.execute("UPDATE counter SET change = change + 1")
+    (change,) = db.execute("SELECT change FROM counter").fetchone()
+    return int(change)
+
+
+def _select_upload(db: sqlite3.Connection, upload_id: str) -> Upload | None:
+    row = db.execute("SELECT * FROM uploads WHERE id = ?", (upload_id,)).fetchone()
+    return None if row is None else _upload_of_row(row)
+
+
+def _identity(upload: Upload) -> tuple[State, int, str]:
+    return upload.state, upload.epoch, upload.session
+
+
+def _differences(before: Upload, after: Upload) -> dict[str, Any]:
+    old, new = _row_of_upload(before), _row_of_upload(after)
+    return {name: new[name] for name in new if new[name] != old[name] and name not in {"extents", "version"}}
+
+
+def _row_of_upload(upload: Upload) -> dict[str, Any]:
+    row = {name: getattr(upload, name) for name in _UPLOAD_FIELDS}
+    row["state"] = upload.state.value
+    row["extents"] = upload.extents.to_json()
+    row["metadata"] = json.dumps(dict(upload.metadata))
+    row["remove_file_when_finished"] = int(upload.remove_file_when_finished)
+    return row
+
+
+def _upload_of_row(row: sqlite3.Row) -> Upload:
+    values = {name: row[name] for name in _UPLOAD_FIELDS}
+    values["state"] = State(row["state"])
+    values["extents"] = Extents.from_json(row["extents"])
+    values["metadata"] = json.loads(row["metadata"])
+    values["remove_file_when_finished"] = bool(row["remove_file_when_finished"])
+    return Upload(**values)
+
+
+def _row_of_delivery(delivery: Delivery) -> dict[str, Any]:
+    return {name: getattr(delivery, name) for name in _DELIVERY_FIELDS}
+
+
+def _delivery_of_row(row: sqlite3.Row) -> Delivery:
+    return Delivery(**{name: row[name] for name in _DELIVERY_FIELDS})

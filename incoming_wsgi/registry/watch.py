@@ -1,0 +1,67 @@
+"""Watch: tells who waits for an upload that it has changed, in this process at once, from others by polling."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from .. import offload
+
+#: Asks the registry for the ids that have changed since a mark, and for the new mark.
+Poll = Callable[[int], tuple[int, Iterable[str]]]
+
+_INTERVAL = 0.1  # seconds between two polls while somebody waits
+_LINGER = 5.0  # seconds that the poller stays after the last one has gone
+
+
+class Watch:
+    """:param poll: called from a thread of the watch's own, only while somebody waits."""
+
+    def __init__(self, poll: Poll) -> None:
+        self._poll = poll
+        self._guard = threading.Lock()
+        self._subscribers: dict[str, list[Callable[[], None]]] = defaultdict(list)
+        self._polling = False
+        self._closed = False
+
+    def subscribe(self, key: str, changed: Callable[[], None]) -> Callable[[], None]:
+        with self._guard:
+            self._subscribers[key].append(changed)
+            start = not self._polling and not self._closed
+            self._polling = self._polling or start
+        if start:
+            mark, _ = self._poll(-1)
+            offload.background(self._run, mark, name="watch")
+        return lambda: self._unsubscribe(key, changed)
+
+    def notify(self, key: str) -> None:
+        """Call everyone who waits for ``key``."""
+        for changed in tuple(self._subscribers.get(key, ())):
+            changed()
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _unsubscribe(self, key: str, changed: Callable[[], None]) -> None:
+        with self._guard:
+            waiting = self._subscribers.get(key, [])
+            if changed in waiting:
+                waiting.remove(changed)
+            if not waiting:
+                self._subscribers.pop(key, None)
+
+    def _run(self, mark: int) -> None:
+        last_wanted = time.monotonic()
+        while not self._closed:
+            time.sleep(_INTERVAL)
+            mark, keys = self._poll(mark)
+            for key in keys:
+                self.notify(key)
+            with self._guard:
+                if self._subscribers:
+                    last_wanted = time.monotonic()
+                elif time.monotonic() - last_wanted > _LINGER:
+                    self._polling = False
+                    return

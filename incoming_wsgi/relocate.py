@@ -1,0 +1,149 @@
+"""Moving a file to its last place, so that a move that was cut short can simply be asked for again.
+
+The target is recorded before anything happens. Whoever repeats the move finds by the record, and by what lies where,
+how far it came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import filecmp
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import count
+
+from .filenames import numbered
+
+#: A hard link can't be made here: another file system, or one that has no links.
+_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES})
+
+
+def relocate(
+    source: str,
+    wanted: str,
+    name: str,
+    *,
+    overwrite: bool,
+    recorded: str,
+    record: Callable[[str], None],
+) -> str:
+    """Move ``source`` to ``wanted``; into it, under the first free form of ``name``, where it is a folder.
+
+    :param recorded: the target of an earlier attempt, or empty.
+    :param record: is called with the target before it is touched.
+    :returns: the file's path now.
+    :raises FileExistsError: there is a file at ``wanted`` already, and ``overwrite`` is false.
+    :raises FileNotFoundError: the source is gone, and not to the recorded target.
+    """
+    if recorded and _arrived(source, recorded):
+        return recorded
+    for target in _targets(wanted, name):
+        record(target)
+        try:
+            _move(source, target, overwrite)
+        except FileExistsError:
+            if target == os.path.abspath(wanted):
+                raise
+        else:
+            return target
+    raise AssertionError("names never run out")
+
+
+def stays_within(folder: str, path: str) -> bool:
+    """Whether ``path``, with all links resolved, is inside ``folder``."""
+    inside, outside = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([inside, outside]) == outside and inside != outside
+
+
+def _targets(wanted: str, name: str) -> Iterator[str]:
+    path = os.path.abspath(wanted)
+    if not (wanted.endswith(os.sep) or os.path.isdir(path)):
+        yield path
+        return
+    os.makedirs(path, exist_ok=True)
+    yield os.path.join(path, name)
+    yield from (os.path.join(path, numbered(name, number)) for number in count(2))
+
+
+def _arrived(source: str, recorded: str) -> bool:
+    """Whether an earlier attempt got as far as having all bytes at ``recorded``; clears the source away if so."""
+    if not os.path.exists(recorded):
+        return False
+    if os.path.exists(source):
+        if not (os.path.samefile(source, recorded) or filecmp.cmp(source, recorded, shallow=False)):
+            return False
+        os.unlink(source)
+    return True
+
+
+def _move(source: str, target: str, overwrite: bool) -> None:
+    if overwrite:
+        _replace(source, target)
+    else:
+        _link(source, target)
+    _sync_folder(os.path.dirname(target))
+
+
+def _replace(source: str, target: str) -> None:
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with _copied_beside(source, target) as copy:
+            os.replace(copy, target)
+        os.unlink(source)
+
+
+def _link(source: str, target: str) -> None:
+    """A link and an unlink instead of a rename: it never overwrites what somebody else put there meanwhile."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        with _copied_beside(source, target) as copy:
+            _link_or_rename(copy, target)
+    os.unlink(source)
+
+
+def _link_or_rename(copy: str, target: str) -> None:
+    try:
+        os.link(copy, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        if os.path.exists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from error
+        os.rename(copy, target)
+
+
+@contextlib.contextmanager
+def _copied_beside(source: str, target: str) -> Iterator[str]:
+    """A synced copy in the target's folder, under a name of ours that a repeated attempt overwrites."""
+    copy = os.path.join(os.path.dirname(target), f".{os.path.basename(source)}.incoming")
+    try:
+        shutil.copy2(source, copy)
+        _sync_file(copy)
+        yield copy
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(copy)
+
+
+def _sync_file(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,169 @@
+"""The options of :class:`~incoming_wsgi.Incoming`: declared, explained and read here, and nowhere else.
+
+Each is a keyword argument, or comes from the environment variable ``INCOMING_`` and its name in capitals, or has its
+default; in this order.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sizes are bytes (text may say ``8M``, ``10G``), times seconds."""
+
+    storage: str
+    """Folder that the files are kept in. Made if it is not there; nothing in it that is not ours is ever touched."""
+
+    registry: str = ""
+    """URL of the registry; by default ``sqlite://`` in the storage folder. It must be on a local disk."""
+
+    name: str = "app"
+    """Whose uploads these are. Apps that share a registry have different names."""
+
+    prefix: str = "/incoming"
+    """Where we are, below the place that the app is mounted at."""
+
+    public_url: str = ""
+    """Scheme and host by which browsers know this server, where a proxy hides it: ``https://www.example.org``."""
+
+    allow_origins: tuple[str, ...] = ()
+    """Origins of other sites' pages that may upload here, exactly as browsers send them; ``*`` for all."""
+
+    backend_key: str = ""
+    """Key that a back end shows to use the HTTP API under ``/incoming/backend``. Without one there is no such API."""
+
+    finish_hosts: tuple[str, ...] = ()
+    """Hosts (``host`` or ``host:port``) that tickets of the HTTP API may name in ``signalFinishURL``."""
+
+    websocket: bool = True
+    """Whether WebSockets are offered, for front ends of Incoming!! 0.1 and where HTTP fails."""
+
+    chunk_size: int = 8 * 2**20
+    """The longest chunk that is taken over HTTP. A proxy that takes less is found out by our library."""
+
+    websocket_chunk_size: int = 2**20
+    """The longest chunk that our own library may send over a WebSocket; a 0.1 front end sends 512 KiB."""
+
+    send_ahead: int = 8
+    """Chunks that our library may have unacknowledged on a WebSocket."""
+
+    lanes: int = 4
+    """Chunks of one client that may be on their way over HTTP at the same time."""
+
+    max_length: int = 2**40
+    """The longest file that is taken; a ticket can say less."""
+
+    idle_timeout: float = 12 * 3600.0
+    """An upload that nothing arrives for is given up after this, and its bytes deleted."""
+
+    receive_timeout: float = 60.0
+    """A connection that nothing comes over is closed after this; what has arrived is kept."""
+
+    wait_timeout: float = 600.0
+    """An app that answered ``wait`` is called again when nothing was heard of it for so long."""
+
+    handover_timeout: float = 55.0
+    """How long an app may take to answer a hand-over call over HTTP."""
+
+    file_mode: int = 0o640
+    """Permission bits of the files (in the environment: octal); the folders get the matching ones."""
+
+    file_group: str = ""
+    """Group of the files, by name or number, so that another Unix user can take them. The process must be in it."""
+
+
+def gather(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings from keyword arguments and the environment.
+
+    :raises TypeError: an option is unknown, or ``storage`` is missing.
+    :raises ValueError: a value can't be used.
+    """
+    environ = os.environ if environ is None else environ
+    known = {field.name for field in fields(Settings)}
+    unknown = ", ".join(sorted(options.keys() - known))
+    if unknown:
+        raise TypeError(f"Incoming has no option {unknown}; it has {', '.join(sorted(known))}")
+    values = {name: _of_environment(name, environ[_variable(name)]) for name in known if _variable(name) in environ}
+    values |= {name: _of_argument(name, value) for name, value in options.items() if value is not None}
+    if not values.get("storage"):
+        raise TypeError("Incoming needs storage=, the folder that files are kept in, or INCOMING_STORAGE")
+    return _checked(Settings(**values))
+
+
+def _variable(name: str) -> str:
+    return "INCOMING_" + name.upper()
+
+
+def size(text: str) -> int:
+    """Bytes: ``1048576``, ``1M``, ``1.5G``.
+
+    :raises ValueError: it is not a size.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"{text!r} is no size; write 1048576, 8M or 1.5G")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text.lower() in ("1", "true", "yes", "on")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[,\s]+", text) if word)
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": size,
+    "float": float,
+    "bool": _boolean,
+    "tuple[str, ...]": _words,
+}
+
+_KINDS = {field.name: str(field.type) for field in fields(Settings)}
+
+
+def _of_environment(name: str, text: str) -> Any:
+    try:
+        return int(text, 8) if name == "file_mode" else _READERS[_KINDS[name]](text)
+    except ValueError as error:
+        raise ValueError(f"{_variable(name)}: {error}") from None
+
+
+def _of_argument(name: str, value: Any) -> Any:
+    """An argument as its kind: text is read like the environment's, a path or a list is taken too."""
+    kind = _KINDS[name]
+    if kind == "str":
+        return os.fspath(value)
+    if isinstance(value, str):
+        return _READERS[kind](value)
+    if kind == "tuple[str, ...]":
+        return tuple(value)
+    if kind == "bool" and not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False")
+    if kind in ("int", "float") and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"{name} must be a number")
+    return value
+
+
+def _checked(settings: Settings) -> Settings:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", settings.prefix):
+        raise ValueError(f"prefix must be a path such as /incoming, not {settings.prefix!r}")
+    for name in ("chunk_size", "websocket_chunk_size"):
+        if not 64 * 1024 <= getattr(settings, name) <= 2**30 or getattr(settings, name) % 1024:
+            raise ValueError(f"{name} must be whole KiB, from 64K to 1G")
+    for name in ("lanes", "send_ahead", "idle_timeout", "receive_timeout", "wait_timeout", "handover_timeout"):
+        if getattr(settings, name) <= 0:
+            raise ValueError(f"{name} must be greater than 0")
+    return settings

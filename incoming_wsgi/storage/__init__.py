@@ -1,0 +1,67 @@
+"""Storage: keeps the bytes of uploads. The contract.
+
+Writes are by position, never appended, and there is no step that puts pieces together. A storage knows nothing of
+registries: whoever writes holds :meth:`Writer.exclusive`, looks up there what is safe already, and writes only the rest.
+Every storage passes the suite in :mod:`tests.storage.contract`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import BinaryIO, TypeAlias
+
+from ..upload import Upload
+
+#: Bytes, in whatever object they came.
+Data: TypeAlias = bytes | bytearray | memoryview
+
+
+class Writer(ABC):
+    """One upload, open for writing. Several may be open at once, in several processes."""
+
+    @abstractmethod
+    def exclusive(self) -> AbstractContextManager[None]:
+        """While it is held nobody else, in whichever process, writes to this upload. Never hold it over a network read."""
+
+    @abstractmethod
+    def write(self, position: int, data: Data) -> None:
+        """Store ``data`` from byte ``position`` on, all of it.
+
+        :raises NoSpace: the storage is full; how much was stored is not known, and must not be acknowledged.
+        :raises Unavailable: any other trouble of the storage.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the upload; what was written stays."""
+
+
+class Storage(ABC):
+    @abstractmethod
+    def open(self, upload: Upload) -> Writer:
+        """A writer for an upload whose bytes are still arriving; the place for them is made if there is none yet."""
+
+    @abstractmethod
+    def read(self, upload: Upload) -> BinaryIO:
+        """The bytes that have arrived so far, or the complete file; unbuffered, to be closed by the caller.
+
+        :raises FileNotFoundError: there are none.
+        """
+
+    @abstractmethod
+    def complete(self, upload: Upload) -> str:
+        """Make the bytes of a complete upload lasting, and give the place where the app finds them.
+
+        Can be repeated: after a crash in the middle it goes on, and for a complete file it only gives the place.
+
+        :raises Damaged: what is stored is shorter than the upload's length, or gone.
+        """
+
+    @abstractmethod
+    def locate(self, upload: Upload) -> str | None:
+        """Where the complete file is; ``None`` if it is not there (any more)."""
+
+    @abstractmethod
+    def remove(self, upload: Upload) -> None:
+        """Delete what is stored of an upload, complete or not. Nothing there is fine."""

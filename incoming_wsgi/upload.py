@@ -1,0 +1,172 @@
+"""The upload record and its life: states, and the one table of moves between them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from .extents import Extents
+from .filenames import safe_filename
+
+
+class State(str, Enum):
+    WAITING = "waiting"  # a ticket; no byte yet
+    RECEIVING = "receiving"
+    PAUSED = "paused"
+    COMPLETING = "completing"  # all bytes are here; being synced, hashed, renamed
+    HANDING_OVER = "handing_over"
+    WAITING_FOR_APP = "waiting_for_app"  # the app answered `wait`
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    DAMAGED = "damaged"  # stored bytes do not match the record; kept for the operator
+    UNDELIVERABLE = "undeliverable"  # nobody took the file; kept for the operator
+
+
+#: Rule 1: every move of an upload from state to state stands here, and only here.
+MOVES: Mapping[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.RECEIVING, State.CANCELLED, State.EXPIRED}),
+    State.RECEIVING: frozenset(
+        {State.RECEIVING, State.PAUSED, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}
+    ),
+    State.PAUSED: frozenset(
+        {State.RECEIVING, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}
+    ),
+    State.COMPLETING: frozenset({State.HANDING_OVER, State.DAMAGED}),
+    State.HANDING_OVER: frozenset({State.WAITING_FOR_APP, State.FINISHED, State.UNDELIVERABLE}),
+    State.WAITING_FOR_APP: frozenset({State.HANDING_OVER, State.FINISHED, State.UNDELIVERABLE}),
+    State.UNDELIVERABLE: frozenset({State.HANDING_OVER, State.FINISHED}),
+    State.FINISHED: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.EXPIRED: frozenset(),
+    State.DAMAGED: frozenset(),
+}
+
+#: Bytes are still owed: the states in which an upload can be opened, paused, cancelled and can expire.
+OPEN_STATES = frozenset({State.WAITING, State.RECEIVING, State.PAUSED})
+
+#: All bytes are here and the app has not said the last word.
+HANDOVER_STATES = frozenset({State.COMPLETING, State.HANDING_OVER, State.WAITING_FOR_APP})
+
+#: Nothing more will happen; the record is a tombstone for those who ask again.
+CLOSED_STATES = frozenset({State.FINISHED, State.CANCELLED, State.EXPIRED})
+
+_PHASES = {
+    State.WAITING: "uploading",
+    State.RECEIVING: "uploading",
+    State.PAUSED: "uploading",
+    State.COMPLETING: "processing",
+    State.HANDING_OVER: "processing",
+    State.WAITING_FOR_APP: "processing",
+    State.FINISHED: "finished",
+    State.CANCELLED: "cancelled",
+    State.EXPIRED: "cancelled",
+    State.DAMAGED: "failed",
+    State.UNDELIVERABLE: "failed",
+}
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def is_ticket(text: str) -> bool:
+    """Whether ``text`` has the form of a ticket; only such text ever reaches a registry or a file system."""
+    return _ID.fullmatch(text) is not None
+
+
+def new_ticket() -> str:
+    """128 random bits, written as a UUID as 0.1 back ends expect.
+
+    ``uuid4`` would fix six of the bits.
+    """
+    return str(uuid.UUID(bytes=secrets.token_bytes(16)))
+
+
+def shortened(ticket: str) -> str:
+    """A ticket as it may stand in a log: enough to find it, too little to use it."""
+    return ticket[:8] + "…"
+
+
+class ForbiddenMove(Exception):
+    """An upload was asked to make a move that :data:`MOVES` does not have."""
+
+    def __init__(self, upload: Upload, to: State) -> None:
+        super().__init__(f"upload {shortened(upload.id)} can't go from {upload.state.value} to {to.value}")
+        self.upload = upload
+        self.to = to
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file on its way in. A value: it changes by :meth:`to`, and a registry saves the change.
+
+    Times are seconds since 1970; positions, lengths and limits are bytes.
+    """
+
+    id: str = field(default_factory=new_ticket)
+    state: State = State.WAITING
+    version: int = 0  # risen by the registry with every saved change, so that others can wait for one
+    app: str = ""  # whose upload it is; a stand-alone server serves several apps
+    protocol: str = "incoming"  # the dialect of the last opening
+    created_at: float = field(default_factory=time.time)
+    active_at: float = field(default_factory=time.time)  # last opening or arrival
+
+    epoch: int = 0  # raised by each opening; a writer with an older one can change nothing
+    session: str = ""  # the opening's random token: its lanes repeat it; no two openings share one
+
+    length: int | None = None
+    max_length: int | None = None
+    extents: Extents = Extents()
+    fingerprint: str = ""  # what the front end took of the file, to notice a changed one
+    filename_from_browser: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    target: str = ""  # hand-over: "" is the callable, "/…" a path of the wrapped app, else an http(s) URL
+    base_url: str = ""  # scheme, host and script name that a hand-over into the wrapped app bears
+    secret: str = ""
+    remove_file_when_finished: bool = True
+    dest_type: str = "file"
+
+    holder: str = ""  # the process that completes it
+    event_id: str = ""  # the same for every attempt to hand it over
+    sha256: str = ""
+    location: str = ""  # where the complete file is
+    moved_to: str = ""  # where the app's move_to is taking it
+    reason: str = ""  # why it was cancelled, expired, damaged or undeliverable
+
+    def to(self, state: State, **changes: Any) -> Upload:
+        """This upload after a move.
+
+        :raises ForbiddenMove: when :data:`MOVES` does not allow it.
+        """
+        if state not in MOVES[self.state]:
+            raise ForbiddenMove(self, state)
+        return replace(self, state=state, **changes)
+
+    @property
+    def phase(self) -> str:
+        """The state as a person sees it: uploading, processing, finished, cancelled or failed."""
+        return _PHASES[self.state]
+
+    @property
+    def offset(self) -> int:
+        return self.extents.offset
+
+    @property
+    def received(self) -> int:
+        return self.extents.received
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every byte has arrived."""
+        return self.extents.complete(self.length)
+
+    @property
+    def filename(self) -> str:
+        """The browser's file name made safe to use as the name of a file: data from a stranger, tamed."""
+        return safe_filename(self.filename_from_browser)
