@@ -1529,7 +1529,8 @@ ${file.lastModified ?? 0}
     }
     /** What the delivery may tell us; nothing once the person has decided otherwise. */
     #reporter = {
-      connecting: () => this.#report("connecting"),
+      // While the server works on the file, a new connection is no news.
+      connecting: () => this.#row.phase || this.#report("connecting"),
       uploading: () => this.#report("uploading"),
       processing: (can_cancel) => this.#report(can_cancel ? "processing" : "handing_over"),
       waiting: (failure) => this.#report("waiting", waiting_message(failure))

@@ -1,0 +1,303 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { KIB, MIB, come_online, file_of, now, pass, settle, until, world } from "./support/world.mjs";
+import { Backoff } from "../../assets/src/backoff.js";
+import { ChunkSize } from "../../assets/src/chunk_size.js";
+import { clock, sleep } from "../../assets/src/clock.js";
+import { fingerprint } from "../../assets/src/fingerprint.js";
+import { Gaps, overlap } from "../../assets/src/gaps.js";
+import { Lanes } from "../../assets/src/lanes.js";
+import { Location } from "../../assets/src/location.js";
+import { forget, recall, remember } from "../../assets/src/memory.js";
+import { Rate } from "../../assets/src/rate.js";
+import { seconds } from "../../assets/src/request.js";
+import { StallWatch } from "../../assets/src/stall.js";
+import { header_text } from "../../assets/src/text.js";
+
+const PAGE = "https://app.example/new?x=1";
+const base = (script, hostname) => {
+  const location = new Location(script, PAGE);
+  if (hostname !== undefined) location.set_hostname(hostname);
+  return location.base;
+};
+
+test("the server is where the script came from", () => {
+  for (const [script, expected] of [
+    ["https://a.example/incoming/frontend/incoming.js", "https://a.example/incoming/0.1/frontend/"],
+    ["https://a.example/incoming/0.1/frontend/incoming.mjs?v=3", "https://a.example/incoming/0.1/frontend/"],
+    ["http://a.example:8080/x/y/frontend/incoming.js#z", "http://a.example:8080/x/y/0.1/frontend/"],
+    ["https://a.example/frontend/incoming.js", "https://a.example/0.1/frontend/"],
+  ]) {
+    assert.equal(base(script), expected);
+  }
+});
+
+test("a copy that the app serves says nothing, so the server is at the page's host", () => {
+  assert.equal(base("https://cdn.example/bundle.js"), "https://app.example/incoming/0.1/frontend/");
+  assert.equal(base(undefined), "https://app.example/incoming/0.1/frontend/");
+});
+
+test("set_server_hostname replaces the host and keeps the prefix", () => {
+  const script = "https://a.example/up/frontend/incoming.js";
+  assert.equal(base(script, "b.example"), "https://b.example/up/0.1/frontend/");
+  assert.equal(base(script, "b.example:8443"), "https://b.example:8443/up/0.1/frontend/");
+  assert.equal(base(script, "[::1]:9000"), "https://[::1]:9000/up/0.1/frontend/");
+  assert.equal(base(script, "http://b.example/z/"), "http://b.example/z/0.1/frontend/");
+  assert.equal(base(undefined, "b.example"), "https://b.example/incoming/0.1/frontend/");
+});
+
+test("what isn't a hostname is refused", () => {
+  for (const wrong of ["", "a b", "user@a.example", "http://"]) {
+    assert.throws(() => base(undefined, wrong), TypeError, wrong);
+  }
+});
+
+test("a page from the disk has to name the server", () => {
+  const location = new Location(undefined, "file:///home/page.html");
+  assert.throws(() => location.base, /set_server_hostname/);
+  location.set_hostname("a.example");
+  assert.equal(location.base, "https://a.example/incoming/0.1/frontend/");
+});
+
+test("the first retry is within a second, later ones twice as late, never above 30 s", () => {
+  world();
+  const backoff = new Backoff();
+  const waits = Array.from({ length: 9 }, () => backoff.next());
+  assert.deepEqual(waits.slice(0, 3), [650, 1300, 2600]);
+  assert.equal(Math.max(...waits), 30_000);
+  backoff.reset();
+  assert.equal(backoff.next(), 650);
+});
+
+test("jitter stays within 0.3 to 1 s for the first retry", (t) => {
+  const random = t.mock.method(clock, "random", () => 0);
+  assert.equal(new Backoff().next(), 325);
+  random.mock.mockImplementation(() => 0.999);
+  assert.ok(new Backoff().next() < 1000);
+});
+
+test("a time that the server names is never cut short", () => {
+  assert.equal(new Backoff().next(7), 7 * 1000 * 1.125);
+  assert.equal(new Backoff().next(0), 0);
+});
+
+test("Retry-After may be seconds, a date, or nonsense", () => {
+  assert.equal(seconds("120"), 120);
+  assert.equal(seconds("-3"), 0);
+  assert.equal(seconds(null), null);
+  assert.equal(seconds("soon"), null);
+  const left = seconds(new Date(Date.now() + 60_000).toUTCString());
+  assert.ok(left > 55 && left <= 60);
+});
+
+test("sleep ends early when the network is back, but only if asked to", async () => {
+  world();
+  let awake = "";
+  sleep(10_000, { online: true }).then(() => (awake += "a"));
+  sleep(10_000).then(() => (awake += "b"));
+  await settle();
+  come_online();
+  await settle();
+  assert.equal(awake, "a");
+  await until(() => awake === "ab");
+});
+
+test("chunks grow while they are quick, up to what the server takes", () => {
+  const size = new ChunkSize();
+  assert.equal(size.within(8 * MIB), 512 * KIB);
+  size.took(512 * KIB, 300);
+  assert.equal(size.within(8 * MIB), 1 * MIB);
+  size.took(512 * KIB, 300);
+  assert.equal(size.within(8 * MIB), 1 * MIB, "one that was sent with the old size says nothing about the new one");
+  assert.equal(size.within(768 * KIB), 768 * KIB);
+});
+
+test("chunks shrink when they are slow, once for all that were sent together", () => {
+  const size = new ChunkSize();
+  for (let lane = 0; lane < 4; lane++) size.took(512 * KIB, 6000);
+  assert.equal(size.within(8 * MIB), 256 * KIB);
+  for (let i = 0; i < 9; i++) size.took(size.within(MIB), 6000);
+  assert.equal(size.within(8 * MIB), 64 * KIB);
+});
+
+test("a refused length is never tried again, and 64 KiB is the floor", () => {
+  const size = new ChunkSize();
+  assert.equal(size.refused(512 * KIB), true);
+  assert.equal(size.refused(512 * KIB), true);
+  size.took(256 * KIB, 10);
+  size.took(512 * KIB, 10);
+  assert.equal(size.within(8 * MIB), 256 * KIB);
+  size.refused(100 * KIB);
+  assert.equal(size.within(8 * MIB), 64 * KIB);
+  assert.equal(size.refused(64 * KIB), false);
+});
+
+test("gaps give out ranges in order and take them back", () => {
+  const gaps = new Gaps([[0, 10], [20, 25], [30, 30]]);
+  assert.deepEqual(gaps.take(6), [0, 6]);
+  assert.deepEqual(gaps.take(6), [6, 10]);
+  gaps.put_back([0, 6]);
+  assert.deepEqual(gaps.take(100), [0, 6]);
+  assert.deepEqual(gaps.take(100), [20, 25]);
+  assert.equal(gaps.empty, true);
+  assert.equal(gaps.take(1), null);
+});
+
+test("overlap finds what is missing of a range", () => {
+  assert.deepEqual(overlap([[0, 5], [8, 20], [30, 40]], [3, 10]), [[3, 5], [8, 10]]);
+  assert.deepEqual(overlap([[0, 5]], [5, 10]), []);
+});
+
+test("a free lane goes to the upload that holds the fewest", async () => {
+  const lanes = new Lanes(4);
+  const [a, b] = [{}, {}];
+  const held = [];
+  for (let i = 0; i < 6; i++) lanes.take(a).then((release) => held.push(["a", release]));
+  await settle();
+  assert.equal(held.length, 4);
+  for (let i = 0; i < 3; i++) lanes.take(b).then((release) => held.push(["b", release]));
+  held[0][1]();
+  held[1][1]();
+  await settle();
+  assert.deepEqual(held.map(([who]) => who).join(""), "aaaabb");
+  held[1][1]();
+  await settle();
+  assert.equal(held.length, 6, "giving a lane back twice frees one lane only");
+});
+
+test("who leaves the queue for a lane doesn't get one", async () => {
+  const lanes = new Lanes(1);
+  const stop = new AbortController();
+  const release = await lanes.take("a");
+  const answer = lanes.take("b", stop.signal);
+  stop.abort();
+  assert.equal(await answer, null);
+  release();
+  assert.ok(await lanes.take("c"));
+});
+
+test("the rate is unknown at first and follows the last seconds", async () => {
+  world();
+  const rate = new Rate();
+  rate.add(0);
+  assert.equal(rate.bytes_per_second, null);
+  await pass(500);
+  rate.add(1000);
+  assert.equal(rate.bytes_per_second, null);
+  await pass(500);
+  rate.add(2000);
+  assert.equal(rate.bytes_per_second, 2000);
+  for (let i = 1; i <= 40; i++) {
+    await pass(1000);
+    rate.add(2000 + i * 100);
+  }
+  assert.equal(Math.round(rate.bytes_per_second), 100);
+});
+
+test("the rate falls while nothing arrives", async () => {
+  world();
+  const rate = new Rate();
+  rate.add(0);
+  await pass(1000);
+  rate.add(10_000);
+  await pass(9000);
+  assert.equal(rate.bytes_per_second, 1000);
+});
+
+test("a stall is noticed after 10 s, and patience doubles until something is confirmed", async () => {
+  world();
+  const watch = new StallWatch();
+  const stalls = [];
+  const stall_after = async () => {
+    const begun = now();
+    watch.start(() => stalls.push(now() - begun));
+    const count = stalls.length;
+    await until(() => stalls.length > count);
+    return stalls[count];
+  };
+  assert.equal(await stall_after(), 10_000);
+  assert.equal(await stall_after(), 20_000);
+  watch.start(() => {});
+  watch.confirmed();
+  assert.equal(await stall_after(), 10_000);
+});
+
+test("movement keeps a stall away", async () => {
+  world();
+  const watch = new StallWatch();
+  let stalled = false;
+  watch.start(() => (stalled = true));
+  for (let i = 0; i < 5; i++) {
+    await pass(9000);
+    watch.moved();
+  }
+  assert.equal(stalled, false);
+  watch.stop();
+  watch.moved();
+  await pass(60_000);
+  assert.equal(stalled, false);
+});
+
+test("a fingerprint tells files apart by name, length, date and samples", async () => {
+  const print = (size, name, seed) => fingerprint(file_of(size, name, seed));
+  const one = await print(300 * KIB);
+  assert.match(one, /^[A-Za-z0-9._:-]{1,128}$/);
+  assert.equal(await print(300 * KIB), one);
+  for (const other of [print(300 * KIB + 1), print(300 * KIB, "b.mov"), print(300 * KIB, "film.mov", 2)]) {
+    assert.notEqual(await other, one);
+  }
+  assert.match(await print(0), /^1-0-[0-9a-f]{16}$/);
+});
+
+test("a fingerprint reads no more than three samples", async () => {
+  const file = file_of(1024 * KIB);
+  const slice = file.slice.bind(file);
+  let bytes = 0;
+  file.slice = (start, end) => ((bytes += end - start), slice(start, end));
+  await fingerprint(file);
+  assert.equal(bytes, 3 * 64 * KIB);
+});
+
+test("a file that couldn't be read is read again the next time", async () => {
+  const file = file_of(10);
+  const slice = file.slice.bind(file);
+  file.slice = () => ({ arrayBuffer: () => Promise.reject(new Error("no")) });
+  await assert.rejects(fingerprint(file));
+  file.slice = slice;
+  assert.ok(await fingerprint(file));
+});
+
+test("memory forgets only the ticket that it is asked to forget", () => {
+  world();
+  remember("1-5-a", "t1");
+  forget("1-5-a", "t2");
+  assert.equal(recall("1-5-a"), "t1");
+  forget("1-5-a", "t1");
+  assert.equal(recall("1-5-a"), null);
+});
+
+test("memory drops what is older than two weeks, and leaves what isn't ours", (t) => {
+  world();
+  remember("1-5-a", "t1");
+  localStorage.setItem("other", "x");
+  const later = Date.now() + 15 * 24 * 3600 * 1000;
+  t.mock.method(Date, "now", () => later);
+  assert.equal(recall("1-5-a"), null);
+  remember("1-5-b", "t2");
+  assert.equal(localStorage.length, 2);
+  assert.equal(recall("1-5-b"), "t2");
+});
+
+test("memory does without a storage, or with a broken one", () => {
+  world();
+  localStorage.setItem("incoming:x", "{not json");
+  assert.equal(recall("x"), null);
+  globalThis.localStorage = undefined;
+  remember("1-5-a", "t1");
+  assert.equal(recall("1-5-a"), null);
+});
+
+test("any file name fits into a header", () => {
+  assert.equal(header_text("für dich.txt"), "f%C3%BCr%20dich.txt");
+  assert.equal(header_text("\ud800 broken 😀"), "%EF%BF%BD%20broken%20%F0%9F%98%80");
+});
