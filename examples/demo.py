@@ -30,22 +30,34 @@ def main(name: str, host: str, port: int) -> int:
     print(f"==> Starting examples/{name}", flush=True)
     # For the node example, which starts a server in Python.
     environment = {**os.environ, "PYTHON": sys.executable}
-    example = subprocess.Popen(_command(name, host, port), cwd=HERE / name, env=environment)
-    signal.signal(signal.SIGTERM, lambda *_: example.terminate())
+    # A session of its own, so that Ctrl-C reaches us alone and the example is asked once, politely.
+    example = subprocess.Popen(
+        _command(name, host, port), cwd=HERE / name, env=environment, start_new_session=True
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(name, host, port, example)
+    except KeyboardInterrupt:
+        print("\n==> Stopping", flush=True)
+        return 0
+    finally:
+        _stop(example)
+
+
+def _run(name: str, host: str, port: int, example: subprocess.Popen[bytes]) -> int:
     if not _answers(host, port, example):
-        example.terminate()
-        example.wait()
         print(f"examples/{name} did not start; what it said is above.", file=sys.stderr)
         return 1
     print(f"\n    Open http://{host}:{port}/ in your browser. Ctrl-C ends it.\n", flush=True)
-    return _wait(example)
+    return example.wait()
 
 
 def _command(name: str, host: str, port: int) -> list[str]:
     if name == "node_app":
         return ["node", "start.mjs", "--host", host, "--port", str(port)]
     server = [sys.executable, "-m", "gunicorn", "--worker-class", "gevent", "--workers", "2"]
-    return [*server, "--log-level", "warning", "--bind", f"{host}:{port}", "app:app"]
+    quick = ["--log-level", "warning", "--graceful-timeout", "2"]
+    return [*server, *quick, "--bind", f"{host}:{port}", "app:app"]
 
 
 def _taken(host: str, port: int) -> bool:
@@ -65,13 +77,12 @@ def _answers(host: str, port: int, example: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _wait(example: subprocess.Popen[bytes]) -> int:
-    """Ends with the example; Ctrl-C reaches both, and only the example has something to tidy up."""
+def _stop(example: subprocess.Popen[bytes]) -> None:
+    example.terminate()
     try:
-        return example.wait()
-    except KeyboardInterrupt:
-        example.wait()
-        return 0
+        example.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        example.kill()
 
 
 if __name__ == "__main__":

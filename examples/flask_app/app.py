@@ -76,7 +76,8 @@ def new_ticket() -> Response:
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         abort(403)
     secret = secrets.token_urlsafe()
-    ticket = incoming().new_upload(signal_finish_url="/api/arrived", backend_secret=secret)
+    incoming = request.environ["incoming"]  # the wrapper; it puts itself into every request
+    ticket = incoming.new_upload(signal_finish_url="/api/arrived", backend_secret=secret)
     change("INSERT INTO files (ticket, secret) VALUES (?, ?)", ticket, secret)
     return jsonify(ticket=ticket)
 
@@ -95,7 +96,7 @@ def arrived() -> str:
         return "done"
     if claim(ticket):
         path = Path(request.form["filename"])
-        Thread(target=process, args=(incoming(), ticket, path), daemon=True).start()
+        Thread(target=process, args=(ticket, path), daemon=True).start()
     return "wait"
 
 
@@ -125,12 +126,6 @@ def add_headers(response: Response) -> Response:
     return response
 
 
-def incoming() -> Incoming:
-    """The wrapper around this app; it puts itself into every request."""
-    wrapper: Incoming = request.environ["incoming"]
-    return wrapper
-
-
 def claim(ticket: str) -> bool:
     """True if this worker is to process the file: nobody does so yet, or who did has gone silent."""
     now = time.time()
@@ -138,9 +133,9 @@ def claim(ticket: str) -> bool:
     return change(claimed, now, ticket, now - SILENCE) == 1
 
 
-def process(wrapper: Incoming, ticket: str, arrived_at: Path) -> None:
+def process(ticket: str, arrived_at: Path) -> None:
     """What takes long: here each byte is looked at. Begun again after a crash, it does nothing twice."""
-    target = FILES / choose_name(wrapper, ticket)
+    target = FILES / choose_name(ticket)
     # The name has been noted before the file was moved, so if only the target is there, it is this very file.
     source = arrived_at if arrived_at.exists() else target
     digest = look_at(ticket, source)
@@ -150,7 +145,7 @@ def process(wrapper: Incoming, ticket: str, arrived_at: Path) -> None:
         "UPDATE files SET state = 'kept', done = 1, noted = ?, size = ?, sha256 = ? WHERE ticket = ?",
         time.time(), size, digest, ticket,
     )  # fmt: skip
-    wrapper.finish_upload(ticket)
+    app.finish_upload(ticket)
 
 
 def look_at(ticket: str, path: Path) -> str:
@@ -173,9 +168,9 @@ def look_at(ticket: str, path: Path) -> str:
             time.sleep(0 if block else 0.05)
 
 
-def choose_name(wrapper: Incoming, ticket: str) -> str:
+def choose_name(ticket: str) -> str:
     """The name under which the file is kept: the browser's, made safe, numbered if another file has it."""
-    upload = wrapper.upload(ticket)
+    upload = app.upload(ticket)
     wanted = Path(upload.filename if upload else "file")
     for number in count(1):
         file = find(ticket)
