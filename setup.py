@@ -108,7 +108,7 @@ setup(
     entry_points={
         "console_scripts": [
             "incoming-server = incoming_wsgi.__main__:serve",
-            "incoming = incoming_wsgi.__main__:operate",
+            "incoming = incoming_wsgi.__main__:run_operator",
         ]
     },
     zip_safe=False,

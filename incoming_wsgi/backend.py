@@ -1,4 +1,4 @@
-"""The app's HTTP door: tickets, cancelling and finishing, as back ends of Incoming!! 0.1 know it, and the file itself."""
+"""The app's HTTP door: tickets, cancelling and finishing as back ends of Incoming!! 0.1 know it, and the file itself."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Backend:
         self._receiver().done(upload.id, client.app)
         return _text("ok")
 
-    def _status(self, client: Client, request: Request, upload_id: str) -> Response:
+    def _status(self, client: Client, _request: Request, upload_id: str) -> Response:
         upload = self._receiver().status(upload_id, client.app)
         return Response(body=json.dumps(_as_json(upload)).encode(), content_type="application/json", charset="utf-8")
 

@@ -1,4 +1,4 @@
-"""A WebSocket on a raw socket: the sans-I/O protocol of ``websockets``, and the reading and writing that it leaves out."""
+"""A WebSocket on a raw socket: the sans-I/O protocol of ``websockets``, and the reading and writing it leaves out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every error a client, a back end or an operator can meet: number, name, HTTP status, retryable or not.
 
 The numbers go over the wire (``ErrorCode`` of Incoming!! 0.1, ``error.code`` in JSON) and are the
-``error_code`` values of ``incoming.js``: a closed set, never renumbered. ``tests/test_errors.py`` compares the two lists.
+``error_code`` values of ``incoming.js``: a closed set, never renumbered. ``tests/test_errors.py`` compares the lists.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Frontend:
         :raises IncomingError: where no front end is concerned.
         """
         if path == "upload_ws":
-            return self._websocket(environ, start_response)
+            return self._websocket(environ)
         request = Request(environ)
         response = self._respond(request, path)
         self._add_cors(request, response)
@@ -135,9 +135,7 @@ class Frontend:
             response = respond(request, upload_id, self._receiver(), door)
         except IncomingError as error:
             response = chunks.refusal(error, self._known(upload_id), door)
-            log.info(
-                "refused %s %s: %d %s", request.method, shortened(upload_id), error.status, error.name
-            )
+            log.info("refused %s %s: %d %s", request.method, shortened(upload_id), error.status, error.name)
         self._drain(door.body, response)
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -145,7 +143,7 @@ class Frontend:
     def _door(self, request: Request, body: servers.RequestBody | None) -> chunks.Door:
         environ = request.environ
 
-        def wait(upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
+        def poll(upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
             with self._seats.sit(environ) as seated:
                 return self._receiver().wait(upload_id, until, seconds if seated else 0)
 
@@ -155,7 +153,7 @@ class Frontend:
             lanes=manners.lanes,
             websocket=manners.websocket and servers.can_take(environ) and self._seats.is_free(environ),
             body=body,
-            wait=wait,
+            poll=poll,
         )
 
     def _body(self, request: Request) -> servers.RequestBody | None:
@@ -220,7 +218,7 @@ class Frontend:
 
     # -- WebSocket ------------------------------------------------------------------------------------------
 
-    def _websocket(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def _websocket(self, environ: WSGIEnvironment) -> Iterable[bytes]:
         request = Request(environ)
         if request.method != "GET":
             raise MethodNotAllowed(allow=("GET",))

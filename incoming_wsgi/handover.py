@@ -175,9 +175,7 @@ class PathHandler(Handler):
         self._app = app
 
     def deliver(self, notice: Notice) -> Outcome:
-        request = Request.blank(
-            notice.upload.target, base_url=notice.upload.base_url, method="POST", POST=form(notice)
-        )
+        request = Request.blank(notice.upload.target, base_url=notice.upload.base_url, method="POST", POST=form(notice))
         request.environ["incoming.handover"] = True
         status, headers, pieces = request.call_application(self._app)
         try:

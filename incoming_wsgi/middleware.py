@@ -93,8 +93,8 @@ class Incoming:
     ) -> str:
         """Get a ticket for one upload.
 
-        :param signal_finish_url: who takes the file: empty for ``on_finish``, an absolute path of the wrapped app, or an
-            http(s) URL.
+        :param signal_finish_url: who takes the file: empty for ``on_finish``, an absolute path of the wrapped app, or
+            an http(s) URL.
         :param backend_secret: sent along with the hand-over, so that the app knows who calls.
         :param remove_file_when_finished: delete the file when the app is done with it, if it is still there.
         :param max_length: bytes that the file may have at most.

@@ -97,7 +97,7 @@ def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     _native_threads.add(_native_ident())
     try:
         return function(*args)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (it is raised again, in the thread that waits)
         return _Raised(error)
     finally:
         _native_threads.discard(_native_ident())

@@ -1,7 +1,7 @@
 """The engine. The ONE place where registry, storage and hand-over meet.
 
 A protocol opens an upload and gets a :class:`Session`; it writes bytes into it, at any position, and says when the
-upload is complete. All that is remembered is in the registry, so every step may happen in another process than the last.
+upload is complete. All that is remembered is in the registry: every step may happen in another process than the last.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hmac import compare_digest
 from typing import BinaryIO
@@ -334,10 +335,8 @@ class Receiver:
 
     def _expire(self, upload: Upload) -> None:
         if upload.app in self._apps and not upload.is_complete:
-            try:
+            with suppress(TooLate, Unavailable):  # it has come to life
                 self._give_up(upload, State.EXPIRED, "Nothing arrived for a long time.")
-            except (TooLate, Unavailable):
-                pass  # it has come to life
 
     def _bury(self, upload: Upload) -> None:
         if upload.app in self._apps and self.registry.due(upload.id) is None:
@@ -347,9 +346,7 @@ class Receiver:
 
     def _is_being_completed(self, upload: Upload) -> bool:
         return upload.app not in self._apps or (
-            bool(upload.holder)
-            and upload.holder != self.registry.holder
-            and self.registry.is_alive(upload.holder)
+            bool(upload.holder) and upload.holder != self.registry.holder and self.registry.is_alive(upload.holder)
         )
 
     # -- from the last byte to the app ----------------------------------------------------------------------
@@ -362,7 +359,7 @@ class Receiver:
         try:
             self._hand_over(upload)
         except (Damaged, EOFError, FileNotFoundError) as error:
-            log.error("upload %s is damaged: %s", shortened(upload.id), error)
+            log.error("upload %s is damaged: %s", shortened(upload.id), error)  # noqa: TRY400 (expected; no trace)
             self._move(upload, State.DAMAGED, reason=str(error) or Damaged.sentence)
         except IncomingError as error:
             log.warning("upload %s can't be completed yet: %s", shortened(upload.id), error)

@@ -88,10 +88,15 @@ def socket_of(environ: WSGIEnvironment) -> socket.socket | None:
             found: socket.socket = environ[key]
             return found
     with contextlib.suppress(AttributeError, KeyError):
-        if environ["wsgi.input"].rfile.raw._sock.fileno() >= 0:
-            under: socket.socket = environ["wsgi.input"].rfile.raw._sock
-            return under
+        under: socket.socket = _buffered_reader(environ).raw._sock
+        return under
     return None
+
+
+def _buffered_reader(environ: WSGIEnvironment) -> Any:
+    """The reader behind ``wsgi.input`` of gevent's and of cheroot's server, or gevent's itself, at an upgrade."""
+    body = environ["wsgi.input"]
+    return getattr(body, "rfile", body)
 
 
 def _take_geventwebsocket(environ: WSGIEnvironment) -> Connection:
@@ -114,10 +119,10 @@ def _take_werkzeug(environ: WSGIEnvironment) -> Connection:
 
 def _take_pywsgi(environ: WSGIEnvironment) -> Connection:
     """gevent's own server, by itself or as gunicorn's gevent_pywsgi worker."""
-    rfile = environ["wsgi.input"].rfile
-    sock = rfile.raw._sock
-    if type(environ["wsgi.input"]).__module__ != "gevent.pywsgi":
+    if not environ["SERVER_SOFTWARE"].startswith("gevent/"):
         raise KeyError("another server with an input of the same shape")
+    rfile = _buffered_reader(environ)
+    sock = rfile.raw._sock
     return Connection(sock, _peek(rfile, sock), False, "pywsgi", environ)
 
 
@@ -209,7 +214,7 @@ class RequestBody:
     """The body of one request, read through ``wsgi.input`` in pieces that suit the link.
 
     :param length: its bytes, from ``Content-Length``.
-    :param patience: seconds that one read may take. Reads shrink to 1 KiB on a slow link, so this is also a lowest rate.
+    :param patience: seconds that one read may take. Reads shrink to 1 KiB on a slow link: this is a lowest rate, too.
     """
 
     def __init__(self, environ: WSGIEnvironment, length: int, patience: float) -> None:

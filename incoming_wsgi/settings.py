@@ -163,7 +163,14 @@ def _checked(settings: Settings) -> Settings:
     for name in ("chunk_size", "websocket_chunk_size"):
         if not 64 * 1024 <= getattr(settings, name) <= 2**30 or getattr(settings, name) % 1024:
             raise ValueError(f"{name} must be whole KiB, from 64K to 1G")
-    for name in ("lanes", "send_ahead", "idle_timeout", "receive_timeout", "wait_timeout", "handover_timeout"):
+    for name in (
+        "lanes",
+        "send_ahead",
+        "idle_timeout",
+        "receive_timeout",
+        "wait_timeout",
+        "handover_timeout",
+    ):
         if getattr(settings, name) <= 0:
             raise ValueError(f"{name} must be greater than 0")
     return settings

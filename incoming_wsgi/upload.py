@@ -35,9 +35,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.RECEIVING: frozenset(
         {State.RECEIVING, State.PAUSED, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}
     ),
-    State.PAUSED: frozenset(
-        {State.RECEIVING, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}
-    ),
+    State.PAUSED: frozenset({State.RECEIVING, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}),
     State.COMPLETING: frozenset({State.HANDING_OVER, State.DAMAGED}),
     State.HANDING_OVER: frozenset({State.WAITING_FOR_APP, State.FINISHED, State.UNDELIVERABLE}),
     State.WAITING_FOR_APP: frozenset({State.HANDING_OVER, State.FINISHED, State.UNDELIVERABLE}),
@@ -70,6 +68,9 @@ _PHASES = {
     State.DAMAGED: "failed",
     State.UNDELIVERABLE: "failed",
 }
+
+#: No byte at all.
+NOTHING = Extents()
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -121,7 +122,7 @@ class Upload:
 
     length: int | None = None
     max_length: int | None = None
-    extents: Extents = Extents()
+    extents: Extents = NOTHING
     fingerprint: str = ""  # what the front end took of the file, to notice a changed one
     filename_from_browser: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Our own dialect over plain HTTP: an upload is a resource, a chunk is a partial ``PUT`` (RFC 9110, section 14.5).
 
-``POST`` opens it, ``PUT`` with ``Content-Range`` is a chunk, ``GET`` its status, ``DELETE`` cancels it. Several chunks may
-be on their way at once, in any order, to any process; a repeated one is harmless.
+``POST`` opens it, ``PUT`` with ``Content-Range`` is a chunk, ``GET`` its status, ``DELETE`` cancels it. Several chunks
+may be on their way at once, in any order, to any process; a repeated one is harmless.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ class Door:
     :ivar lanes: chunks of one client that may be on their way at the same time.
     :ivar websocket: whether a WebSocket may be tried here.
     :ivar body: the request's body; ``None`` where the request does not say its length.
-    :ivar wait: waits as :meth:`Receiver.wait` does, as far as this server can let a request wait.
+    :ivar poll: waits as :meth:`Receiver.wait` does, but not where that would hold up a server's other requests.
     """
 
     chunk_size: int
     lanes: int
     websocket: bool
     body: Body | None
-    wait: Callable[[str, Callable[[Upload], bool], float], Upload]
+    poll: Callable[[str, Callable[[Upload], bool], float], Upload]
 
 
 def respond(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
@@ -105,7 +105,10 @@ def refusal(error: IncomingError, upload: Upload | None, door: Door) -> Response
     """An error as a front end reads it, with the status of the upload where there is one."""
     about = status_of(upload, door) if upload is not None else {}
     response = Response(
-        status=error.status, content_type="application/json", charset="utf-8", json={"error": error.as_json(), **about}
+        status=error.status,
+        content_type="application/json",
+        charset="utf-8",
+        json={"error": error.as_json(), **about},
     )
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
@@ -143,7 +146,7 @@ def _status(request: Request, upload_id: str, receiver: Receiver, door: Door) ->
     if upload.is_complete and upload.state in OPEN_STATES:
         upload = receiver.complete(upload)  # whoever had the last byte did not live to do it
     if seconds and since.isdecimal():
-        upload = door.wait(upload_id, lambda found: found.version != int(since), seconds)
+        upload = door.poll(upload_id, lambda found: found.version != int(since), seconds)
     return _answer(upload, door)
 
 
@@ -161,7 +164,7 @@ def _open(request: Request, upload_id: str, receiver: Receiver, door: Door) -> R
         return _answer(receiver.status(upload_id), door)
     with session:
         upload = _store(session, 0, body, _digest(request))
-    upload = _complete_if_all_here(upload, receiver, door)
+    upload = _complete_if_all_here(upload, receiver)
     return _answer(upload, door, session=session.token)
 
 
@@ -179,7 +182,7 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
     refuse_writing(upload, token)
     with receiver.session(upload_id, token) as session:
         upload = _store(session, start, body, expected)
-    return _answer(_complete_if_all_here(upload, receiver, door), door)
+    return _answer(_complete_if_all_here(upload, receiver), door)
 
 
 def _cancel(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
@@ -214,11 +217,11 @@ def _store(session: Session, position: int, body: Body, expected: tuple[str, byt
     return session.sync()
 
 
-def _complete_if_all_here(upload: Upload, receiver: Receiver, door: Door) -> Upload:
+def _complete_if_all_here(upload: Upload, receiver: Receiver) -> Upload:
     if not upload.is_complete:
         return upload
     upload = receiver.complete(upload)
-    return door.wait(upload.id, lambda found: found.phase != "processing", _WAIT_FOR_END)
+    return receiver.wait(upload.id, lambda found: found.phase != "processing", _WAIT_FOR_END)
 
 
 def _answer(upload: Upload, door: Door, **more: str) -> Response:

@@ -1,8 +1,8 @@
 """Incoming!! 0.1 over a WebSocket, and its additions: messages and :class:`Conversation`. There is no socket here.
 
-Calling contract: give the conversation each message as it comes (:meth:`Conversation.text`, :meth:`Conversation.binary`),
-and :meth:`Conversation.changed` after the upload has moved; send what each call returns, in order; after a
-:class:`Close` call nothing but :meth:`Conversation.close`.
+Calling contract: give the conversation each message as it comes (:meth:`Conversation.text` or
+:meth:`Conversation.binary`), and call :meth:`Conversation.changed` after the upload has moved; send what each call
+returns, in order; after a :class:`Close` call nothing but :meth:`Conversation.close`.
 
 A 0.1 front end gives an upload up at any ``MsgError``. So a condition that passes is never one: the connection is
 closed instead, and the front end comes back by itself. The additions are spoken only to a peer that asks for them
@@ -224,7 +224,7 @@ class Conversation:
         phase = [_message("MsgPhase", Phase="processing")] if self._additions else []
         return [*phase, *self._look()]
 
-    def _pause(self, data: Mapping[str, Any]) -> list[Action]:
+    def _pause(self, _data: Mapping[str, Any]) -> list[Action]:
         self._expect_upload("MsgPause")
         if self._session is not None:
             self._receiver.pause(self._session.upload.id, self._session.token)

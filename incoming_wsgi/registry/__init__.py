@@ -69,7 +69,12 @@ class Registry(ABC):
 
     @abstractmethod
     def save(
-        self, before: Upload, after: Upload, *, enqueue: Delivery | None = None, settle: Delivery | None = None
+        self,
+        before: Upload,
+        after: Upload,
+        *,
+        enqueue: Delivery | None = None,
+        settle: Delivery | None = None,
     ) -> Upload:
         """Compare and set: store what differs, if state, epoch and session are still those of ``before``.
 
@@ -94,9 +99,17 @@ class Registry(ABC):
 
     @abstractmethod
     def find(
-        self, states: Collection[State], *, idle_since: float | None = None, limit: int = 1000, app: str | None = None
+        self,
+        states: Collection[State],
+        *,
+        idle_since: float | None = None,
+        limit: int = 1000,
+        app: str | None = None,
     ) -> list[Upload]:
-        """Uploads in one of ``states`` that nothing has happened to after ``idle_since`` (seconds since 1970), oldest first."""
+        """Uploads in one of ``states``, the longest idle first.
+
+        :param idle_since: seconds since 1970; only those that nothing has happened to after it.
+        """
 
     @abstractmethod
     def find_complete(self) -> list[Upload]:

@@ -90,7 +90,12 @@ class SQLiteRegistry(Registry):
             return _select_upload(self._reader, upload_id)
 
     def save(
-        self, before: Upload, after: Upload, *, enqueue: Delivery | None = None, settle: Delivery | None = None
+        self,
+        before: Upload,
+        after: Upload,
+        *,
+        enqueue: Delivery | None = None,
+        settle: Delivery | None = None,
     ) -> Upload:
         with self._transaction() as db:
             current = _select_upload(db, before.id)
@@ -138,7 +143,12 @@ class SQLiteRegistry(Registry):
         return [_upload_of_row(row) for row in rows]
 
     def find(
-        self, states: Collection[State], *, idle_since: float | None = None, limit: int = 1000, app: str | None = None
+        self,
+        states: Collection[State],
+        *,
+        idle_since: float | None = None,
+        limit: int = 1000,
+        app: str | None = None,
     ) -> list[Upload]:
         query = f"SELECT * FROM uploads WHERE state IN ({_marks(states)})"
         values: list[Any] = [state.value for state in states]
@@ -158,9 +168,7 @@ class SQLiteRegistry(Registry):
         with self._transaction() as db:
             for delivery in self._due_rows(db, None, app, handlers, now):
                 if not delivery.holder or not self.is_alive(delivery.holder):
-                    db.execute(
-                        "UPDATE outbox SET holder = ? WHERE event_id = ?", (self.holder, delivery.event_id)
-                    )
+                    db.execute("UPDATE outbox SET holder = ? WHERE event_id = ?", (self.holder, delivery.event_id))
                     return delivery
         return None
 
@@ -266,9 +274,7 @@ class SQLiteRegistry(Registry):
     def _come_alive(self) -> tuple[str, int]:
         self._holders.mkdir(exist_ok=True)
         name = f"{os.getpid()}-{secrets.token_hex(8)}"
-        descriptor = os.open(
-            self._holders / f".{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660
-        )
+        descriptor = os.open(self._holders / f".{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
         try_flock(descriptor)
         # Locked before it bears the name that others look for: nobody can take it for a dead one's.
         os.rename(self._holders / f".{name}", self._holders / name)

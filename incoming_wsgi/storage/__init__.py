@@ -1,8 +1,8 @@
 """Storage: keeps the bytes of uploads. The contract.
 
 Writes are by position, never appended, and there is no step that puts pieces together. A storage knows nothing of
-registries: whoever writes holds :meth:`Writer.exclusive`, looks up there what is safe already, and writes only the rest.
-Every storage passes the suite in :mod:`tests.storage.contract`.
+registries: whoever writes holds :meth:`Writer.exclusive`, looks up what is safe already, and writes only the rest.
+Every storage passes the suite in ``tests/storage/test_contract.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Writer(ABC):
 
     @abstractmethod
     def exclusive(self) -> AbstractContextManager[None]:
-        """While it is held nobody else, in whichever process, writes to this upload. Never hold it over a network read."""
+        """While it is held nobody else, in any process, writes to this upload. Never hold it over a network read."""
 
     @abstractmethod
     def write(self, position: int, data: Data) -> None:

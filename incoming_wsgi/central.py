@@ -1,0 +1,157 @@
+"""The stand-alone server for back ends in any language: one upload server for one app, or for many.
+
+A public listener serves the front end only, an internal one the back-end API only; which of the two a request came in
+by is read from its socket.
+"""
+
+from __future__ import annotations
+
+import configparser
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import offload, servers
+from .backend import Backend, Client
+from .frontend import Frontend
+from .handover import URLHandler
+from .middleware import (
+    PerProcess,
+    close_when_stopping,
+    manners_of,
+    patience_of,
+    registry_of,
+    route,
+    storage_of,
+)
+from .receiver import App, Receiver
+from .registry import from_url
+from .settings import Settings, size
+from .storage.files import FileStorage
+from .targets import FinishHosts
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+#: How a section of the configuration file for an app begins: ``[app:photos]``.
+_SECTION = "app:"
+_APP_OPTIONS = frozenset({"key", "finish_hosts", "storage", "max_length"})
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One of the apps that a central server works for.
+
+    :ivar key: what its back end shows; empty where the internal listener is protection enough.
+    :ivar finish_hosts: hosts that may be called for it, besides this machine and the back end's own address.
+    """
+
+    name: str
+    storage: FileStorage
+    key: str
+    finish_hosts: tuple[str, ...]
+    max_length: int
+
+
+def tenants_of(settings: Settings, config: str) -> list[Tenant]:
+    """The apps of a configuration file; without one a single app, from the settings.
+
+    :raises ValueError: the file can't be understood.
+    """
+    if not config:
+        only = Tenant(
+            settings.name,
+            storage_of(settings),
+            settings.backend_key,
+            settings.finish_hosts,
+            settings.max_length,
+        )
+        return [only]
+    parser = configparser.ConfigParser(interpolation=None)
+    with Path(config).open(encoding="utf-8") as file:
+        parser.read_file(file)
+    tenants = [_tenant(parser[name], settings) for name in parser.sections() if name.startswith(_SECTION)]
+    if not tenants or len(tenants) != len(parser.sections()):
+        raise ValueError(f"{config} must have a section [app:NAME] for each app, and no other")
+    if len({tenant.key for tenant in tenants}) != len(tenants):
+        raise ValueError(f"in {config} two apps have the same key")
+    return tenants
+
+
+def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
+    name = section.name.removeprefix(_SECTION)
+    unknown = ", ".join(sorted(section.keys() - _APP_OPTIONS))
+    if unknown:
+        raise ValueError(f"[{section.name}] has no option {unknown}; it has {', '.join(sorted(_APP_OPTIONS))}")
+    if not section.get("key"):
+        raise ValueError(f"[{section.name}] needs a key")
+    folder = section.get("storage", str(Path(settings.storage) / name))
+    return Tenant(
+        name=name,
+        storage=FileStorage(folder, mode=settings.file_mode, group=settings.file_group),
+        key=section["key"],
+        finish_hosts=tuple(section.get("finish_hosts", "").replace(",", " ").split()),
+        max_length=size(section.get("max_length", str(settings.max_length))),
+    )
+
+
+def receiver_of(settings: Settings, tenants: Iterable[Tenant]) -> Receiver:
+    """The engine for these apps; not started."""
+    handlers: Mapping[str, URLHandler] = {"url": URLHandler(settings.handover_timeout)}
+    apps = {tenant.name: App(tenant.name, tenant.storage, handlers, tenant.max_length) for tenant in tenants}
+    return Receiver(from_url(registry_of(settings)), apps, patience_of(settings))
+
+
+class Central:
+    """The WSGI app of the stand-alone server.
+
+    :param internal: addresses of the internal listener, as they were given to bind to.
+    """
+
+    def __init__(self, settings: Settings, tenants: list[Tenant], internal: Iterable[str]) -> None:
+        self._settings = settings
+        self._tenants = tenants
+        self._internal = tuple(internal)
+        self._engine = PerProcess(self._make_receiver)
+        self._frontend = Frontend(self._engine.get, manners_of(settings))
+        self._backend = Backend(self._engine.get, [self._client(tenant) for tenant in tenants])
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        self._engine.get()
+        address = servers.listener(environ)
+        internal = any(is_bound(bind, address) for bind in self._internal)
+        frontend, backend = (None, self._backend) if internal else (self._frontend, None)
+        return route(environ, start_response, self._settings.prefix, frontend, backend)
+
+    def _make_receiver(self) -> Receiver:
+        receiver = receiver_of(self._settings, self._tenants)
+        receiver.start()
+        offload.background(close_when_stopping, self._frontend, name="shutdown watch")
+        return receiver
+
+    def _client(self, tenant: Tenant) -> Client:
+        hosts = FinishHosts(allowed=tenant.finish_hosts, loopback=True, caller=True, prefix=self._settings.prefix)
+        return Client(tenant.name, tenant.key, hosts)
+
+
+def is_bound(bind: str, address: tuple[str, int] | str | None) -> bool:
+    """Whether a connection to ``address`` came in by the listener ``bind`` (``HOST:PORT`` or ``unix:PATH``)."""
+    if isinstance(address, str):
+        return bind.removeprefix("unix:") == address
+    host, _, port = bind.rpartition(":")
+    if address is None or int(port) != address[1]:
+        return False
+    return host in ("", "*", "0.0.0.0", "[::]") or host.strip("[]") in (address[0], "localhost")  # noqa: S104
+
+
+def is_loopback(bind: str) -> bool:
+    """Whether only this machine can reach a listener."""
+    if bind.startswith("unix:"):
+        return True
+    host = bind.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

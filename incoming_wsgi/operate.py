@@ -1,0 +1,91 @@
+"""What an operator sees and does: ``incoming list``, ``show``, ``retry``, ``cancel``, ``cleanup``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+from .receiver import Receiver
+from .upload import Upload
+
+_COLUMNS = ("ID", "STATE", "RECEIVED", "LENGTH", "LAST ACTIVE", "APP", "FILE")
+
+
+def list_uploads(receiver: Receiver) -> Iterator[str]:
+    """A line for each upload, the longest idle first, under a line of headings."""
+    rows = [_COLUMNS, *map(_row, receiver.find())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def show(receiver: Receiver, upload_id: str) -> Iterator[str]:
+    """All that is known of an upload, but for its secret.
+
+    :raises UnknownUpload: there is none.
+    """
+    upload = receiver.status(upload_id)
+    delivery = receiver.registry.due(upload.id)
+    facts = {
+        "id": upload.id,
+        "state": upload.state.value,
+        "app": upload.app,
+        "file name": repr(upload.filename_from_browser),
+        "length": "unknown" if upload.length is None else f"{upload.length} bytes",
+        "received": f"{upload.received} bytes",
+        "missing": ", ".join(f"{start}-{end - 1}" for start, end in upload.extents.missing(0, upload.length or 0)),
+        "created": _time(upload.created_at),
+        "last active": _time(upload.active_at),
+        "file": upload.moved_to or upload.location,
+        "sha256": upload.sha256,
+        "handed over to": upload.target or "the app's on_finish",
+        "reason": upload.reason,
+    }
+    if delivery is not None:
+        facts["attempts"] = str(delivery.attempt)
+        facts["next attempt"] = _time(delivery.due_at)
+        facts["last error"] = delivery.error
+    return (f"{name + ':':16}{value}" for name, value in facts.items() if value)
+
+
+def retry(receiver: Receiver, upload_id: str) -> Iterator[str]:
+    """Hand a file over again, now.
+
+    :raises UnknownUpload, NotReady: it is not there, or not waiting for that.
+    """
+    receiver.retry(upload_id)
+    yield f"{upload_id} will be handed over again as soon as a server process looks."
+
+
+def cancel(receiver: Receiver, upload_id: str) -> Iterator[str]:
+    """Give an upload up and delete its bytes.
+
+    :raises UnknownUpload, TooLate: it is not there, or its hand-over has begun.
+    """
+    receiver.cancel(upload_id, "cancelled by the operator")
+    yield f"{upload_id} is cancelled."
+
+
+def cleanup(receiver: Receiver) -> Iterator[str]:
+    """Expire what is idle and forget what is long closed, now instead of at the next sweep."""
+    before = len(receiver.find())
+    receiver.sweep()
+    yield f"{before - len(receiver.find())} closed uploads were forgotten."
+
+
+def _row(upload: Upload) -> tuple[str, ...]:
+    length = "?" if upload.length is None else str(upload.length)
+    name = upload.filename if upload.filename_from_browser else ""
+    return (
+        upload.id,
+        upload.state.value,
+        str(upload.received),
+        length,
+        _time(upload.active_at),
+        upload.app,
+        name,
+    )
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
