@@ -772,6 +772,7 @@ ${file.lastModified ?? 0}
   var LONGEST3 = 8e4;
   var StallWatch = class {
     #patience = PATIENCE;
+    #moved_at = 0;
     #call_off = null;
     #on_stall;
     /** Something moved, so the time starts anew. */
@@ -782,7 +783,8 @@ ${file.lastModified ?? 0}
     }
     /** The server confirmed bytes. */
     confirmed() {
-      this.#patience = PATIENCE;
+      const needed = clock.now() - this.#moved_at;
+      this.#patience = Math.min(LONGEST3, Math.max(PATIENCE, 2 * needed));
       this.moved();
     }
     start(on_stall) {
@@ -795,6 +797,7 @@ ${file.lastModified ?? 0}
       this.#call_off = null;
     }
     #arm() {
+      this.#moved_at = clock.now();
       this.#call_off = clock.after(this.#patience, () => this.#fire());
     }
     #fire() {
@@ -834,7 +837,7 @@ ${file.lastModified ?? 0}
     cancel(reason) {
       return this.#one_attempt(async (signal) => {
         const status = await this.#resource.cancel(reason, signal);
-        return status.phase === "finished" ? FINISHED : cancelled(status.reason || reason);
+        return status.phase === "finished" ? FINISHED : cancelled(reason);
       });
     }
     /** Stops at once; the server is told, but we don't wait for its answer. */
@@ -992,6 +995,7 @@ ${file.lastModified ?? 0}
   var Conversation = class {
     #socket;
     #job;
+    #chunk_size;
     #reporter;
     #watch;
     #end;
@@ -1000,12 +1004,14 @@ ${file.lastModified ?? 0}
     #agreed = null;
     #position = 0;
     #cancel_reason = null;
+    #acked_at = 0;
     #pumping = false;
     #buffered = 0;
     #timers = {};
-    constructor(socket, job, reporter, watch) {
+    constructor(socket, job, chunk_size, reporter, watch) {
       this.#socket = socket;
       this.#job = job;
+      this.#chunk_size = chunk_size;
       this.#reporter = reporter;
       this.#watch = watch;
       this.#ended = new Promise((resolve, reject) => this.#end = { resolve, reject });
@@ -1086,6 +1092,8 @@ ${file.lastModified ?? 0}
     }
     #acked({ ChunkSize: ChunkSize2, Offset }) {
       const { tally } = this.#job;
+      this.#chunk_size.took(ChunkSize2, clock.now() - this.#acked_at);
+      this.#acked_at = clock.now();
       tally.chunk_acked(Offset ?? tally.acked + ChunkSize2);
       this.#watch.confirmed();
       if (tally.complete) return this.#processing();
@@ -1109,22 +1117,31 @@ ${file.lastModified ?? 0}
     }
     get #may_send() {
       const { tally } = this.#job;
-      const { SendAhead } = this.#agreed;
-      return this.#open && this.#position < tally.total && tally.chunks_tx - tally.chunks_acked < SendAhead && this.#socket.bufferedAmount < BUFFER_ENOUGH;
+      const ahead = this.#chunk_size.proven ? this.#agreed.SendAhead : 1;
+      return this.#open && this.#position < tally.total && tally.chunks_tx - tally.chunks_acked < ahead && this.#socket.bufferedAmount < BUFFER_ENOUGH;
     }
     get #open() {
       return this.#socket.readyState === WebSocket.OPEN && this.#socket.onmessage && this.#cancel_reason === null;
     }
     async #send_one() {
       const { file, tally } = this.#job;
-      const end = Math.min(tally.total, this.#position + this.#agreed.ChunkSizeKB * 1024);
+      const size = this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024);
+      const end = Math.min(tally.total, this.#position + size);
       const bytes = await file.slice(this.#position, end).arrayBuffer();
       if (!this.#open) return;
-      if (tally.chunks_tx === tally.chunks_acked) this.#expect_answer();
+      if (tally.chunks_tx === tally.chunks_acked) this.#begin_flight();
       this.#socket.send(bytes);
       this.#position = end;
       tally.chunk_sent();
       this.#look();
+    }
+    #begin_flight() {
+      this.#acked_at = clock.now();
+      this.#watch.start(() => this.#stalled());
+    }
+    #stalled() {
+      this.#chunk_size.stalled(this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024));
+      this.#end.reject(lost("nothing moved any more"));
     }
     /** Counts what has left the browser, and looks again while something is left in its buffer. */
     #look() {
@@ -1155,6 +1172,7 @@ ${file.lastModified ?? 0}
   var WebSocketTransport = class {
     name = "websocket";
     #job;
+    #page;
     #reporter;
     #url;
     #watch = new StallWatch();
@@ -1164,6 +1182,7 @@ ${file.lastModified ?? 0}
     #opened = false;
     constructor(job, page, reporter) {
       this.#job = job;
+      this.#page = page;
       this.#reporter = reporter;
       this.#url = `${job.base.replace(/^http/, "ws")}upload_ws`;
     }
@@ -1199,7 +1218,8 @@ ${file.lastModified ?? 0}
       const socket = await connect(this.#url, signal).catch((failure) => this.#not_opened(failure, signal));
       this.#unopened = 0;
       this.#opened = true;
-      const conversation = this.#conversation = new Conversation(socket, this.#job, this.#reporter, this.#watch);
+      const conversation = new Conversation(socket, this.#job, this.#page.chunk_size, this.#reporter, this.#watch);
+      this.#conversation = conversation;
       try {
         return await act(conversation);
       } finally {
@@ -1413,6 +1433,7 @@ ${file.lastModified ?? 0}
   // src/uploader.js
   var TRANSPORTS2 = ["auto", "http", "websocket"];
   var RESUMABLE = ["replaced", "file_unreadable", "unauthorized", "forbidden", "forbidden_origin"];
+  var LONGEST_REASON = 1e3;
   var GONE = ["cancelled", "expired", "unknown_upload"];
   var Upload = class {
     onprogress = null;
@@ -1468,7 +1489,8 @@ ${file.lastModified ?? 0}
       return speed ? (this.bytes_total - this.bytes_acked) / speed : null;
     }
     get state_msg() {
-      return this.#note || this.#row.msg;
+      const processing = this.#row.active && this.#tally.complete;
+      return this.#note || (processing ? STATES.processing : this.#row).msg;
     }
     get cancel_msg() {
       return this.#cancel_msg;
@@ -1520,7 +1542,7 @@ ${file.lastModified ?? 0}
     }
     cancel(reason = "") {
       if (!this.can_cancel) return;
-      this.#cancel_msg = String(reason);
+      this.#cancel_msg = String(reason).slice(0, LONGEST_REASON);
       this.#become("cancelling");
       this.#follow(() => this.#delivery.cancel(this.#cancel_msg));
     }

@@ -21,6 +21,7 @@ const CLOSED = {
 export class Conversation {
   #socket;
   #job;
+  #chunk_size;
   #reporter;
   #watch;
   #end;
@@ -29,13 +30,15 @@ export class Conversation {
   #agreed = null;
   #position = 0;
   #cancel_reason = null;
+  #acked_at = 0;
   #pumping = false;
   #buffered = 0;
   #timers = {};
 
-  constructor(socket, job, reporter, watch) {
+  constructor(socket, job, chunk_size, reporter, watch) {
     this.#socket = socket;
     this.#job = job;
+    this.#chunk_size = chunk_size;
     this.#reporter = reporter;
     this.#watch = watch;
     this.#ended = new Promise((resolve, reject) => (this.#end = { resolve, reject }));
@@ -128,6 +131,9 @@ export class Conversation {
 
   #acked({ ChunkSize, Offset }) {
     const { tally } = this.#job;
+    // Chunks wait for each other on the way; what one took begins with the ack of the one before.
+    this.#chunk_size.took(ChunkSize, clock.now() - this.#acked_at);
+    this.#acked_at = clock.now();
     tally.chunk_acked(Offset ?? tally.acked + ChunkSize);
     this.#watch.confirmed();
     if (tally.complete) return this.#processing();
@@ -155,11 +161,11 @@ export class Conversation {
 
   get #may_send() {
     const { tally } = this.#job;
-    const { SendAhead } = this.#agreed;
+    const ahead = this.#chunk_size.proven ? this.#agreed.SendAhead : 1;
     return (
       this.#open &&
       this.#position < tally.total &&
-      tally.chunks_tx - tally.chunks_acked < SendAhead &&
+      tally.chunks_tx - tally.chunks_acked < ahead &&
       this.#socket.bufferedAmount < BUFFER_ENOUGH
     );
   }
@@ -170,14 +176,25 @@ export class Conversation {
 
   async #send_one() {
     const { file, tally } = this.#job;
-    const end = Math.min(tally.total, this.#position + this.#agreed.ChunkSizeKB * 1024);
+    const size = this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024);
+    const end = Math.min(tally.total, this.#position + size);
     const bytes = await file.slice(this.#position, end).arrayBuffer();
     if (!this.#open) return;
-    if (tally.chunks_tx === tally.chunks_acked) this.#expect_answer();
+    if (tally.chunks_tx === tally.chunks_acked) this.#begin_flight();
     this.#socket.send(bytes);
     this.#position = end;
     tally.chunk_sent();
     this.#look();
+  }
+
+  #begin_flight() {
+    this.#acked_at = clock.now();
+    this.#watch.start(() => this.#stalled());
+  }
+
+  #stalled() {
+    this.#chunk_size.stalled(this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024));
+    this.#end.reject(lost("nothing moved any more"));
   }
 
   /** Counts what has left the browser, and looks again while something is left in its buffer. */

@@ -46,7 +46,7 @@ export class HttpTransport {
   cancel(reason) {
     return this.#one_attempt(async (signal) => {
       const status = await this.#resource.cancel(reason, signal);
-      return status.phase === "finished" ? FINISHED : cancelled(status.reason || reason);
+      return status.phase === "finished" ? FINISHED : cancelled(reason);
     });
   }
 

@@ -5,11 +5,12 @@ const LONGEST = 80_000;
 
 /**
  * Notices that nothing moves although bytes are under way. A half-open
- * connection reports no error for minutes. Patience doubles with each stall
- * until something moves again, for lines that really are that slow.
+ * connection reports no error for minutes. Patience doubles with each stall and
+ * follows what the line was seen to need, for lines that really are that slow.
  */
 export class StallWatch {
   #patience = PATIENCE;
+  #moved_at = 0;
   #call_off = null;
   #on_stall;
 
@@ -22,7 +23,8 @@ export class StallWatch {
 
   /** The server confirmed bytes. */
   confirmed() {
-    this.#patience = PATIENCE;
+    const needed = clock.now() - this.#moved_at;
+    this.#patience = Math.min(LONGEST, Math.max(PATIENCE, 2 * needed));
     this.moved();
   }
 
@@ -38,6 +40,7 @@ export class StallWatch {
   }
 
   #arm() {
+    this.#moved_at = clock.now();
     this.#call_off = clock.after(this.#patience, () => this.#fire());
   }
 

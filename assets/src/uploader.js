@@ -9,6 +9,8 @@ import { Tally } from "./tally.js";
 const TRANSPORTS = ["auto", "http", "websocket"];
 /** The ticket is still good; only this page couldn't go on. */
 const RESUMABLE = ["replaced", "file_unreadable", "unauthorized", "forbidden", "forbidden_origin"];
+/** Characters; a reason travels in a header. */
+const LONGEST_REASON = 1000;
 /** Nothing is left to cancel. */
 const GONE = ["cancelled", "expired", "unknown_upload"];
 
@@ -81,7 +83,8 @@ export class Upload {
   }
 
   get state_msg() {
-    return this.#note || this.#row.msg;
+    const processing = this.#row.active && this.#tally.complete;
+    return this.#note || (processing ? STATES.processing : this.#row).msg;
   }
 
   get cancel_msg() {
@@ -148,7 +151,7 @@ export class Upload {
 
   cancel(reason = "") {
     if (!this.can_cancel) return;
-    this.#cancel_msg = String(reason);
+    this.#cancel_msg = String(reason).slice(0, LONGEST_REASON);
     this.#become("cancelling");
     this.#follow(() => this.#delivery.cancel(this.#cancel_msg));
   }

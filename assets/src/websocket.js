@@ -11,6 +11,7 @@ const TRIES_LATER = 5;
 export class WebSocketTransport {
   name = "websocket";
   #job;
+  #page;
   #reporter;
   #url;
   #watch = new StallWatch();
@@ -21,6 +22,7 @@ export class WebSocketTransport {
 
   constructor(job, page, reporter) {
     this.#job = job;
+    this.#page = page;
     this.#reporter = reporter;
     this.#url = `${job.base.replace(/^http/, "ws")}upload_ws`;
   }
@@ -63,7 +65,8 @@ export class WebSocketTransport {
     const socket = await connect(this.#url, signal).catch((failure) => this.#not_opened(failure, signal));
     this.#unopened = 0;
     this.#opened = true;
-    const conversation = (this.#conversation = new Conversation(socket, this.#job, this.#reporter, this.#watch));
+    const conversation = new Conversation(socket, this.#job, this.#page.chunk_size, this.#reporter, this.#watch);
+    this.#conversation = conversation;
     try {
       return await act(conversation);
     } finally {

@@ -222,6 +222,21 @@ test("a stall is noticed after 10 s, and patience doubles until something is con
   assert.equal(await stall_after(), 10_000);
 });
 
+test("what is confirmed late may be as late again", async () => {
+  world();
+  const watch = new StallWatch();
+  let stalled = false;
+  watch.start(() => (stalled = true));
+  await pass(9000);
+  watch.confirmed();
+  await pass(17_000);
+  assert.equal(stalled, false);
+  watch.confirmed();
+  watch.confirmed();
+  await pass(10_000);
+  assert.equal(stalled, true);
+});
+
 test("movement keeps a stall away", async () => {
   world();
   const watch = new StallWatch();

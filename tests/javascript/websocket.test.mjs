@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { KIB, MIB, ended, file_of, listen, network, now, pass, same, serve_sockets, settle, until, world } from "./support/world.mjs";
+import { KIB, MIB, after, ended, file_of, listen, network, now, pass, same, serve_sockets, settle, until, world } from "./support/world.mjs";
 
 const only = { transport: "websocket" };
 
@@ -50,6 +50,27 @@ test("no more chunks are ahead than the server allows", async () => {
   assert.equal(most, 3);
 });
 
+test("chunks shrink on a slow line", async () => {
+  const { server, incoming } = world();
+  serve_sockets(server, { chunk_kb: 1024, send_ahead: 8 });
+  network.accept_socket = ((accept) => (socket) => {
+    accept(socket);
+    const hear = socket.on_sent;
+    let free_at = 0;
+    socket.on_sent = (message) => {
+      if (message.MsgType) return hear(message);
+      free_at = Math.max(now(), free_at) + message.byteLength / 60;
+      after(free_at - now(), () => hear(message));
+    };
+  })(network.accept_socket);
+  const u = incoming.Uploader("t1", file_of(4 * MIB), only);
+  u.start();
+  await until(ended(u));
+  assert.equal(u.finished, true);
+  assert.equal(network.sockets.length, 1);
+  assert.equal(Math.min(...network.sockets[0].binary.slice(0, -1).map(({ length }) => length)), 256 * KIB);
+});
+
 test("the browser's buffer isn't filled without end, and isn't taken for the network", async () => {
   const { incoming } = socket_world({ chunk_kb: 1024, send_ahead: 100 });
   network.accept_socket = ((accept) => (socket) => {
@@ -57,17 +78,17 @@ test("the browser's buffer isn't filled without end, and isn't taken for the net
     Object.defineProperty(socket, "bufferedAmount", { get: () => socket.buffered });
     accept(socket);
     const hear = socket.on_sent;
-    socket.on_sent = (message) => (message.MsgType ? hear(message) : (socket.buffered += message.byteLength));
+    socket.on_sent = (message) => (message.MsgType || socket.binary.length === 1 ? hear(message) : (socket.buffered += message.byteLength));
   })(network.accept_socket);
   const u = incoming.Uploader("t1", file_of(12 * MIB), only);
   u.start();
-  await until(() => network.sockets[0]?.binary.length === 4);
+  await until(() => network.sockets[0]?.binary.length === 5);
   await pass(5000);
-  assert.equal(network.sockets[0].binary.length, 4);
-  assert.equal(u.bytes_tx, 0);
+  assert.equal(network.sockets[0].binary.length, 5);
+  assert.equal(u.bytes_tx, 512 * KIB);
   network.sockets[0].buffered = MIB;
-  await until(() => network.sockets[0].binary.length > 4);
-  assert.equal(u.bytes_tx, 3 * MIB);
+  await until(() => network.sockets[0].binary.length > 5);
+  assert.equal(u.bytes_tx, 3.5 * MIB);
 });
 
 test("it goes on where the server says after the connection broke", async () => {

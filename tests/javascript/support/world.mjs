@@ -6,7 +6,7 @@ import { reset_clock } from "./clock.mjs";
 import { Server } from "./server.mjs";
 
 export { network, come_online, serve_sockets } from "./browser.mjs";
-export { now, pass, settle, until } from "./clock.mjs";
+export { after, now, pass, settle, until } from "./clock.mjs";
 export { refuse } from "./server.mjs";
 
 export const KIB = 1024;
