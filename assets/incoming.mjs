@@ -663,6 +663,7 @@ var Sender = class {
   #gaps;
   #latest;
   #failure = null;
+  #waited_longer = false;
   constructor(job, page, resource, session, watch, signal) {
     this.#job = job;
     this.#page = page;
@@ -723,14 +724,17 @@ var Sender = class {
   async #returned(range, failure) {
     this.#gaps.put_back(range);
     this.#job.tally.chunk_returned();
-    if (failure.error === "already_complete") return this.#give_up(lost("complete already", { retry_after: 0 }), GRACE);
+    if (failure.error === "already_complete") return this.#give_up(lost("complete already"), GRACE);
     if (failure.status === 413 && this.#page.chunk_size.refused(range[1] - range[0])) return;
     this.#give_up(await this.#unreadable(range, failure) ?? failure, failure.kind === FATAL ? 0 : GRACE);
   }
   /** A file that changed on the disk looks like a network error, unless one reads it. */
   async #unreadable([start], failure) {
     if (!failure.network || this.#failure) return null;
-    return this.#job.file.slice(start, start + 1).arrayBuffer().then(() => null, () => fatal("file_unreadable", "the file can't be read any more"));
+    return this.#job.file.slice(start, start + 1).arrayBuffer().then(
+      () => null,
+      () => fatal("file_unreadable", "the file can't be read any more")
+    );
   }
   #give_up(failure, grace) {
     this.#failure ??= failure;
@@ -756,7 +760,15 @@ var Sender = class {
     const bytes = [...this.#flights.values()].reduce((sum, n) => sum + n, 0);
     this.#job.tally.set_ahead(bytes);
   }
+  /** The answer to the last bytes may take its time: the server completes the file first. */
+  get #may_be_completing() {
+    return this.#gaps.empty && [...this.#flights].every(([[start, end], bytes]) => bytes >= end - start);
+  }
   #stalled() {
+    if (this.#may_be_completing && !this.#waited_longer) {
+      this.#waited_longer = true;
+      return this.#watch.start(() => this.#stalled());
+    }
     const sizes = [...this.#flights.keys()].map(([start, end]) => end - start);
     this.#page.chunk_size.stalled(Math.max(...sizes));
     this.#give_up(lost("nothing moved any more"), 0);
@@ -879,7 +891,9 @@ var HttpTransport = class {
   #count({ received, in_one }) {
     const { tally } = this.#job;
     tally.begin(received);
-    if (in_one) tally.chunk_sent(), tally.chunk_acked(received);
+    if (!in_one) return;
+    tally.chunk_sent();
+    tally.chunk_acked(received);
   }
   async #open(signal) {
     if (this.#diagnosis.opening_is_suspicious) await this.#look(signal);
@@ -1081,7 +1095,7 @@ var Conversation = class {
     this.#agreed = data;
     if (this.#cancel_reason !== null) return this.#say_cancel();
     const { tally } = this.#job;
-    if (data.FilePos > tally.total) return this.#end.reject(fatal("file_changed", "the server has more than this file"));
+    if (data.FilePos > tally.total) return this.#end.reject(fatal("file_changed", "the server has more than this"));
     this.#watch.stop();
     this.#position = data.FilePos ?? 0;
     tally.begin(this.#position);
@@ -1433,7 +1447,7 @@ var Tally = class {
 // src/uploader.js
 var TRANSPORTS2 = ["auto", "http", "websocket"];
 var RESUMABLE = ["replaced", "file_unreadable", "unauthorized", "forbidden", "forbidden_origin"];
-var LONGEST_REASON = 1e3;
+var LONGEST_REASON = 500;
 var GONE = ["cancelled", "expired", "unknown_upload"];
 var Upload = class {
   onprogress = null;
@@ -1612,13 +1626,19 @@ var Upload = class {
   }
   #remember() {
     const { id, identify: identify2 } = this.#job;
-    identify2().then((print) => this.#row.active && remember(print, id), () => {
-    });
+    identify2().then(
+      (print) => this.#row.active && remember(print, id),
+      () => {
+      }
+    );
   }
   #forget() {
     const { id, identify: identify2 } = this.#job;
-    identify2().then((print) => forget(print, id), () => {
-    });
+    identify2().then(
+      (print) => forget(print, id),
+      () => {
+      }
+    );
   }
 };
 function identify(file) {

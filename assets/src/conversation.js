@@ -119,7 +119,7 @@ export class Conversation {
     this.#agreed = data;
     if (this.#cancel_reason !== null) return this.#say_cancel();
     const { tally } = this.#job;
-    if (data.FilePos > tally.total) return this.#end.reject(fatal("file_changed", "the server has more than this file"));
+    if (data.FilePos > tally.total) return this.#end.reject(fatal("file_changed", "the server has more than this"));
     this.#watch.stop();
     this.#position = data.FilePos ?? 0;
     tally.begin(this.#position);

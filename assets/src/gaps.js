@@ -29,7 +29,5 @@ export class Gaps {
 
 /** The parts of [start, end) that lie in one of the ranges. */
 export function overlap(ranges, [start, end]) {
-  return ranges
-    .map(([from, to]) => [Math.max(from, start), Math.min(to, end)])
-    .filter(([from, to]) => from < to);
+  return ranges.map(([from, to]) => [Math.max(from, start), Math.min(to, end)]).filter(([from, to]) => from < to);
 }

@@ -93,7 +93,9 @@ export class HttpTransport {
   #count({ received, in_one }) {
     const { tally } = this.#job;
     tally.begin(received);
-    if (in_one) tally.chunk_sent(), tally.chunk_acked(received);
+    if (!in_one) return;
+    tally.chunk_sent();
+    tally.chunk_acked(received);
   }
 
   async #open(signal) {

@@ -21,6 +21,7 @@ export class Sender {
   #gaps;
   #latest;
   #failure = null;
+  #waited_longer = false;
 
   constructor(job, page, resource, session, watch, signal) {
     this.#job = job;
@@ -92,7 +93,7 @@ export class Sender {
   async #returned(range, failure) {
     this.#gaps.put_back(range);
     this.#job.tally.chunk_returned();
-    if (failure.error === "already_complete") return this.#give_up(lost("complete already", { retry_after: 0 }), GRACE);
+    if (failure.error === "already_complete") return this.#give_up(lost("complete already"), GRACE);
     if (failure.status === 413 && this.#page.chunk_size.refused(range[1] - range[0])) return;
     this.#give_up((await this.#unreadable(range, failure)) ?? failure, failure.kind === FATAL ? 0 : GRACE);
   }
@@ -103,7 +104,10 @@ export class Sender {
     return this.#job.file
       .slice(start, start + 1)
       .arrayBuffer()
-      .then(() => null, () => fatal("file_unreadable", "the file can't be read any more"));
+      .then(
+        () => null,
+        () => fatal("file_unreadable", "the file can't be read any more"),
+      );
   }
 
   #give_up(failure, grace) {
@@ -136,7 +140,16 @@ export class Sender {
     this.#job.tally.set_ahead(bytes);
   }
 
+  /** The answer to the last bytes may take its time: the server completes the file first. */
+  get #may_be_completing() {
+    return this.#gaps.empty && [...this.#flights].every(([[start, end], bytes]) => bytes >= end - start);
+  }
+
   #stalled() {
+    if (this.#may_be_completing && !this.#waited_longer) {
+      this.#waited_longer = true;
+      return this.#watch.start(() => this.#stalled());
+    }
     const sizes = [...this.#flights.keys()].map(([start, end]) => end - start);
     this.#page.chunk_size.stalled(Math.max(...sizes));
     this.#give_up(lost("nothing moved any more"), 0);

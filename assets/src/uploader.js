@@ -9,8 +9,8 @@ import { Tally } from "./tally.js";
 const TRANSPORTS = ["auto", "http", "websocket"];
 /** The ticket is still good; only this page couldn't go on. */
 const RESUMABLE = ["replaced", "file_unreadable", "unauthorized", "forbidden", "forbidden_origin"];
-/** Characters; a reason travels in a header. */
-const LONGEST_REASON = 1000;
+/** Characters. A reason travels in a header, where each may become nine bytes and servers stop at eight thousand. */
+const LONGEST_REASON = 500;
 /** Nothing is left to cancel. */
 const GONE = ["cancelled", "expired", "unknown_upload"];
 
@@ -232,12 +232,18 @@ export class Upload {
 
   #remember() {
     const { id, identify } = this.#job;
-    identify().then((print) => this.#row.active && remember(print, id), () => {});
+    identify().then(
+      (print) => this.#row.active && remember(print, id),
+      () => {},
+    );
   }
 
   #forget() {
     const { id, identify } = this.#job;
-    identify().then((print) => forget(print, id), () => {});
+    identify().then(
+      (print) => forget(print, id),
+      () => {},
+    );
   }
 }
 

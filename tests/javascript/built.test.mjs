@@ -43,7 +43,9 @@ test("the type declarations name everything that can be seen, and nothing else",
   const u = incoming.Uploader("t1", file_of(1));
   const seen = [...Object.keys(u), ...Object.getOwnPropertyNames(Object.getPrototypeOf(u))];
   assert.deepEqual(named.sort(), seen.filter((name) => name !== "constructor").sort());
-  const listed = [.../export type ErrorName =([\s\S]*?);/.exec(declared)[1].matchAll(/"(\w+)"/g)].map(([, name]) => name);
+  const listed = [.../export type ErrorName =([\s\S]*?);/.exec(declared)[1].matchAll(/"(\w+)"/g)].map(
+    ([, name]) => name,
+  );
   assert.deepEqual(listed, Object.keys(errors));
 });
 

@@ -1,6 +1,20 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { KIB, MIB, ended, file_of, listen, network, pass, refuse, same, serve_sockets, settle, until, world } from "./support/world.mjs";
+import {
+  KIB,
+  MIB,
+  ended,
+  file_of,
+  listen,
+  network,
+  pass,
+  refuse,
+  same,
+  serve_sockets,
+  settle,
+  until,
+  world,
+} from "./support/world.mjs";
 
 const html = (status) => ({ status, text: "<html>proxy</html>" });
 const refuse_sockets = () => (network.accept_socket = (socket) => socket.drop(1006));

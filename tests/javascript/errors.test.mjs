@@ -2,13 +2,17 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Failure, FATAL, PASSING, as_failure, error_name, errors, lost } from "../../assets/src/errors.js";
 
-const TABLE = `bad_request unauthorized forbidden forbidden_origin wrong_secret unknown_upload not_found method_not_allowed
+const TABLE =
+  `bad_request unauthorized forbidden forbidden_origin wrong_secret unknown_upload not_found method_not_allowed
   too_slow replaced file_changed already_complete cancelled expired damaged length_required too_late not_ready too_large
   unsupported_media_type digest_mismatch over_quota internal not_implemented unavailable no_space undeliverable
   file_unreadable upgrade_required`.split(/\s+/);
 
 test("the errors are the closed set of the contract, numbered from 1", () => {
-  assert.deepEqual(Object.entries(errors), TABLE.map((name, i) => [name, i + 1]));
+  assert.deepEqual(
+    Object.entries(errors),
+    TABLE.map((name, i) => [name, i + 1]),
+  );
 });
 
 test("the errors can't be changed by a page", () => {

@@ -1,6 +1,20 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { KIB, MIB, come_online, ended, file_of, listen, now, pass, refuse, same, settle, until, world } from "./support/world.mjs";
+import {
+  KIB,
+  MIB,
+  come_online,
+  ended,
+  file_of,
+  listen,
+  now,
+  pass,
+  refuse,
+  same,
+  settle,
+  until,
+  world,
+} from "./support/world.mjs";
 
 const html = (status) => ({ status, text: "<html>proxy</html>" });
 const only = { transport: "http" };
@@ -15,7 +29,10 @@ test("a large file arrives whole, over at most four lanes", async () => {
   assert.ok(same(upload.bytes, file.content));
   assert.equal(server.most_active, 4);
   assert.equal(server.count("POST"), 1);
-  assert.deepEqual([u.frac_complete, u.bytes_tx, u.bytes_acked, u.bytes_ahead, u.chunks_ahead], [1, file.size, file.size, 0, 0]);
+  assert.deepEqual(
+    [u.frac_complete, u.bytes_tx, u.bytes_acked, u.bytes_ahead, u.chunks_ahead],
+    [1, file.size, file.size, 0, 0],
+  );
 });
 
 test("the first chunk of a page goes alone", async () => {
@@ -218,7 +235,8 @@ test("it never gives up on a network error, and comes back when the network does
 test("a stalled connection is noticed after 10 s, and it goes on", async () => {
   const { server, incoming } = world();
   let hung = false;
-  server.intercept = ({ method }) => (method === "PUT" && server.count("PUT") === 2 && (hung = true) ? "hang" : undefined);
+  server.intercept = ({ method }) =>
+    method === "PUT" && server.count("PUT") === 2 && (hung = true) ? "hang" : undefined;
   const u = incoming.Uploader("t1", file_of(800 * KIB + MIB));
   u.start();
   await until(() => hung);
@@ -229,10 +247,29 @@ test("a stalled connection is noticed after 10 s, and it goes on", async () => {
   assert.equal(u.finished, true);
 });
 
+test("a server that takes its time to complete the file isn't taken for a broken connection", async () => {
+  const { server, upload, incoming } = world();
+  let last;
+  server.intercept = (request) => {
+    if (request.method !== "PUT" || server.received(upload) + request.body.length < upload.length) return undefined;
+    last = request;
+    return "hang";
+  };
+  const u = incoming.Uploader("t1", file_of(1.2 * MIB), only);
+  server.lanes = 1;
+  u.start();
+  await until(() => last);
+  last.xhr.progress(last.body.length);
+  await pass(25_000);
+  assert.equal(u.connected, true);
+  await until(() => !u.connected);
+});
+
 test("slow but steady isn't stalled", async () => {
   const { server, incoming } = world();
   let slow;
-  server.intercept = (request) => (request.method === "PUT" && server.count("PUT") === 1 ? ((slow = request.xhr), "hang") : undefined);
+  server.intercept = (request) =>
+    request.method === "PUT" && server.count("PUT") === 1 ? ((slow = request.xhr), "hang") : undefined;
   const u = incoming.Uploader("t1", file_of(2 * MIB), only);
   u.start();
   await until(() => slow);
@@ -244,7 +281,13 @@ test("slow but steady isn't stalled", async () => {
   assert.deepEqual([u.bytes_tx, u.bytes_acked, u.bytes_ahead], [10_000, 0, 10_000]);
 });
 
-for (const [status, name] of [[409, "file_changed"], [404, "unknown_upload"], [410, "expired"], [403, "forbidden_origin"], [401, "unauthorized"]]) {
+for (const [status, name] of [
+  [409, "file_changed"],
+  [404, "unknown_upload"],
+  [410, "expired"],
+  [403, "forbidden_origin"],
+  [401, "unauthorized"],
+]) {
   test(`opening refused with ${name} is the end`, async () => {
     const { server, incoming } = world();
     server.intercept = () => refuse(status, name);
@@ -254,7 +297,10 @@ for (const [status, name] of [[409, "file_changed"], [404, "unknown_upload"], [4
     await until(ended(u));
     assert.equal(u.error_code, incoming.errors[name]);
     assert.deepEqual([u.phase, u.error_msg, u.can_cancel, u.can_pause], ["failed", `it is ${name}`, false, false]);
-    assert.deepEqual(heard.slice(-2).map(({ name }) => name), ["onprogress", "onerror"]);
+    assert.deepEqual(
+      heard.slice(-2).map(({ name }) => name),
+      ["onprogress", "onerror"],
+    );
     await pass(120_000);
     assert.equal(server.requests.length, 1);
   });

@@ -133,7 +133,11 @@ test("a refused length is never tried again, and 64 KiB is the floor", () => {
 });
 
 test("gaps give out ranges in order and take them back", () => {
-  const gaps = new Gaps([[0, 10], [20, 25], [30, 30]]);
+  const gaps = new Gaps([
+    [0, 10],
+    [20, 25],
+    [30, 30],
+  ]);
   assert.deepEqual(gaps.take(6), [0, 6]);
   assert.deepEqual(gaps.take(6), [6, 10]);
   gaps.put_back([0, 6]);
@@ -144,7 +148,20 @@ test("gaps give out ranges in order and take them back", () => {
 });
 
 test("overlap finds what is missing of a range", () => {
-  assert.deepEqual(overlap([[0, 5], [8, 20], [30, 40]], [3, 10]), [[3, 5], [8, 10]]);
+  assert.deepEqual(
+    overlap(
+      [
+        [0, 5],
+        [8, 20],
+        [30, 40],
+      ],
+      [3, 10],
+    ),
+    [
+      [3, 5],
+      [8, 10],
+    ],
+  );
   assert.deepEqual(overlap([[0, 5]], [5, 10]), []);
 });
 

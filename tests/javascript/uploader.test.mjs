@@ -1,6 +1,19 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { KIB, MIB, SCRIPT, ended, file_of, listen, network, pass, serve_sockets, settle, until, world } from "./support/world.mjs";
+import {
+  KIB,
+  MIB,
+  SCRIPT,
+  ended,
+  file_of,
+  listen,
+  network,
+  pass,
+  serve_sockets,
+  settle,
+  until,
+  world,
+} from "./support/world.mjs";
 import { make_library } from "../../assets/src/library.js";
 
 const FLAGS = ["connected", "finished", "paused", "can_pause", "cancelling", "cancelled", "can_cancel"];
@@ -16,7 +29,14 @@ test("it works with new and without", () => {
 
 test("it is particular about what it is given", () => {
   const { incoming } = world();
-  for (const args of [["", file_of(1)], [undefined, file_of(1)], ["t1"], ["t1", "text"], ["t1", file_of(1), { transprot: "http" }], ["t1", file_of(1), { transport: "ftp" }]]) {
+  for (const args of [
+    ["", file_of(1)],
+    [undefined, file_of(1)],
+    ["t1"],
+    ["t1", "text"],
+    ["t1", file_of(1), { transprot: "http" }],
+    ["t1", file_of(1), { transport: "ftp" }],
+  ]) {
     assert.throws(() => incoming.Uploader(...args), TypeError);
   }
 });
@@ -26,10 +46,23 @@ test("before it is started", async () => {
   const u = incoming.Uploader("t1", file_of(10, "a.txt"));
   assert.equal(flags(u), "can_cancel");
   assert.deepEqual(
-    [u.filename, u.bytes_total, u.bytes_tx, u.bytes_acked, u.bytes_ahead, u.frac_complete, u.chunks_tx_now, u.chunks_acked_now, u.chunks_ahead],
+    [
+      u.filename,
+      u.bytes_total,
+      u.bytes_tx,
+      u.bytes_acked,
+      u.bytes_ahead,
+      u.frac_complete,
+      u.chunks_tx_now,
+      u.chunks_acked_now,
+      u.chunks_ahead,
+    ],
     ["a.txt", 10, 0, 0, 0, 0, 0, 0, 0],
   );
-  assert.deepEqual([u.state_msg, u.cancel_msg, u.error_code, u.error_msg, u.phase, u.transport], ["not started", "", 0, "", "uploading", ""]);
+  assert.deepEqual(
+    [u.state_msg, u.cancel_msg, u.error_code, u.error_msg, u.phase, u.transport],
+    ["not started", "", 0, "", "uploading", ""],
+  );
   await pass(10_000);
   assert.equal(server.requests.length, 0);
 });
@@ -71,7 +104,10 @@ test("onprogress comes first, then the one callback that matches, once", async (
   u.start();
   await until(ended(u));
   await pass(60_000);
-  assert.deepEqual(heard.slice(-2).map(({ name }) => name), ["onprogress", "onfinished"]);
+  assert.deepEqual(
+    heard.slice(-2).map(({ name }) => name),
+    ["onprogress", "onfinished"],
+  );
   assert.equal(heard.filter(({ name }) => name !== "onprogress").length, 1);
   assert.ok(heard.every(({ who }) => who === u));
   assert.equal(heard.at(-2).phase, "finished");
@@ -165,12 +201,27 @@ for (const [when, bring_about] of [
     assert.equal(flags(u), "cancelling");
     await until(ended(u));
     assert.equal(flags(u), "cancelled");
-    assert.deepEqual([u.phase, u.cancel_msg, upload.state, upload.reason], ["cancelled", "Grünes Ei", "cancelled", "Grünes Ei"]);
-    assert.deepEqual(heard.slice(-2).map(({ name }) => name), ["onprogress", "oncancelled"]);
+    assert.deepEqual(
+      [u.phase, u.cancel_msg, upload.state, upload.reason],
+      ["cancelled", "Grünes Ei", "cancelled", "Grünes Ei"],
+    );
+    assert.deepEqual(
+      heard.slice(-2).map(({ name }) => name),
+      ["onprogress", "oncancelled"],
+    );
     await pass(60_000);
     assert.equal(heard.filter(({ name }) => name !== "onprogress").length, 1);
   });
 }
+
+test("a long reason is cut, so that it fits into a header", async () => {
+  const { upload, incoming } = world();
+  const u = incoming.Uploader("t1", file_of(2 * MIB));
+  u.cancel("\u{1F600}".repeat(4000));
+  await until(ended(u));
+  assert.equal(upload.reason.length, 500);
+  assert.equal(u.cancel_msg, upload.reason);
+});
 
 test("cancel while offline is sent when the server can be reached again", async () => {
   const { server, upload, incoming } = world();
@@ -241,7 +292,12 @@ test("previous() forgets what was cancelled", async () => {
 });
 
 test("previous() forgets a ticket that doesn't fit the file, and keeps one that was replaced", async () => {
-  for (const [error, kept] of [["file_changed", null], ["unknown_upload", null], ["expired", null], ["replaced", "t1"]]) {
+  for (const [error, kept] of [
+    ["file_changed", null],
+    ["unknown_upload", null],
+    ["expired", null],
+    ["replaced", "t1"],
+  ]) {
     const { server, incoming } = world();
     const json = { error: { code: incoming.errors[error], name: error, message: "", retryable: false } };
     server.intercept = () => ({ status: 409, json });

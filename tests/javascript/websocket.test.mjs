@@ -1,6 +1,21 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { KIB, MIB, after, ended, file_of, listen, network, now, pass, same, serve_sockets, settle, until, world } from "./support/world.mjs";
+import {
+  KIB,
+  MIB,
+  after,
+  ended,
+  file_of,
+  listen,
+  network,
+  now,
+  pass,
+  same,
+  serve_sockets,
+  settle,
+  until,
+  world,
+} from "./support/world.mjs";
 
 const only = { transport: "websocket" };
 
@@ -24,7 +39,10 @@ for (const additions of [true, false]) {
     assert.equal(socket.url, "wss://files.example/incoming/0.1/frontend/upload_ws");
     const { MsgType, MsgData } = socket.sent[0];
     assert.equal(MsgType, "MsgUploadReq");
-    assert.deepEqual({ ...MsgData, Fingerprint: "…" }, { Id: "t1", LengthBytes: file.size, Name: "film.mov", Additions: 1, Fingerprint: "…" });
+    assert.deepEqual(
+      { ...MsgData, Fingerprint: "…" },
+      { Id: "t1", LengthBytes: file.size, Name: "film.mov", Additions: 1, Fingerprint: "…" },
+    );
     assert.deepEqual(socket.sent[1], { MsgType: "MsgAck", MsgData: { Ack: true } });
     assert.equal(socket.binary.length, 17);
     assert.deepEqual([u.chunks_tx_now, u.chunks_acked_now, u.chunks_ahead], [17, 17, 0]);
@@ -78,7 +96,8 @@ test("the browser's buffer isn't filled without end, and isn't taken for the net
     Object.defineProperty(socket, "bufferedAmount", { get: () => socket.buffered });
     accept(socket);
     const hear = socket.on_sent;
-    socket.on_sent = (message) => (message.MsgType || socket.binary.length === 1 ? hear(message) : (socket.buffered += message.byteLength));
+    socket.on_sent = (message) =>
+      message.MsgType || socket.binary.length === 1 ? hear(message) : (socket.buffered += message.byteLength);
   })(network.accept_socket);
   const u = incoming.Uploader("t1", file_of(12 * MIB), only);
   u.start();
@@ -107,7 +126,10 @@ test("it goes on where the server says after the connection broke", async () => 
 });
 
 test("a restart (1012) and no room (1013) pass, and the person hears which", async () => {
-  for (const [code, msg] of [[1012, "connection lost, trying again"], [1013, "waiting for space on the server"]]) {
+  for (const [code, msg] of [
+    [1012, "connection lost, trying again"],
+    [1013, "waiting for space on the server"],
+  ]) {
     const { incoming } = socket_world();
     const u = incoming.Uploader("t1", file_of(MIB), only);
     u.start();

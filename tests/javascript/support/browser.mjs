@@ -172,10 +172,20 @@ export function serve_sockets(server, { additions = true, chunk_kb = 64, send_ah
   function request(socket, { Id, LengthBytes }) {
     const upload = (socket.upload = server.uploads.get(Id));
     if (upload.length === null) {
-      Object.assign(upload, { length: LengthBytes, bytes: new Uint8Array(LengthBytes), mask: new Uint8Array(LengthBytes), state: "receiving" });
+      Object.assign(upload, {
+        length: LengthBytes,
+        bytes: new Uint8Array(LengthBytes),
+        mask: new Uint8Array(LengthBytes),
+        state: "receiving",
+      });
     }
     socket.position = server.missing(upload)[0]?.[0] ?? LengthBytes;
-    socket.say("MsgUploadConf", { ChunkSizeKB: chunk_kb, FilePos: socket.position, SendAhead: send_ahead, ...(additions && { Additions: 1 }) });
+    socket.say("MsgUploadConf", {
+      ChunkSizeKB: chunk_kb,
+      FilePos: socket.position,
+      SendAhead: send_ahead,
+      ...(additions && { Additions: 1 }),
+    });
     if (socket.position === LengthBytes) finish(socket);
   }
   function store(socket, bytes) {

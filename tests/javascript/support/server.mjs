@@ -27,7 +27,16 @@ export class Server {
   #sessions = 0;
 
   ticket(id = "t1") {
-    this.uploads.set(id, { id, state: "waiting", version: 1, length: null, bytes: null, mask: null, session: null, reason: "" });
+    this.uploads.set(id, {
+      id,
+      state: "waiting",
+      version: 1,
+      length: null,
+      bytes: null,
+      mask: null,
+      session: null,
+      reason: "",
+    });
     return this.uploads.get(id);
   }
 
@@ -53,9 +62,16 @@ export class Server {
   #open(upload, headers, body) {
     const length = Number(headers["Incoming-Length"]);
     const print = headers["Incoming-Fingerprint"];
-    if (upload.length !== null && (upload.length !== length || upload.print !== print)) return refuse(409, "file_changed");
+    if (upload.length !== null && (upload.length !== length || upload.print !== print))
+      return refuse(409, "file_changed");
     if (upload.length === null) {
-      Object.assign(upload, { length, print, name: headers["Incoming-Name"], bytes: new Uint8Array(length), mask: new Uint8Array(length) });
+      Object.assign(upload, {
+        length,
+        print,
+        name: headers["Incoming-Name"],
+        bytes: new Uint8Array(length),
+        mask: new Uint8Array(length),
+      });
     }
     upload.session = `s${++this.#sessions}`;
     if (upload.state === "waiting" || upload.state === "paused") this.change(upload, "receiving");
@@ -93,13 +109,14 @@ export class Server {
 
   #cancel(upload, headers) {
     if (["handing_over", "waiting_for_app", "finished"].includes(upload.state)) return refuse(412, "too_late");
-    if (upload.state !== "cancelled") this.change(upload, "cancelled", decodeURIComponent(headers["Incoming-Reason"] ?? ""));
+    if (upload.state !== "cancelled")
+      this.change(upload, "cancelled", decodeURIComponent(headers["Incoming-Reason"] ?? ""));
     return this.#status(upload);
   }
 
   missing({ mask }) {
     const gaps = [];
-    for (let at = mask?.indexOf(0) ?? -1; at >= 0; ) {
+    for (let at = mask?.indexOf(0) ?? -1; at >= 0;) {
       const end = mask.indexOf(1, at);
       gaps.push([at, end < 0 ? mask.length : end]);
       at = end < 0 ? -1 : mask.indexOf(0, end);
@@ -116,10 +133,31 @@ export class Server {
     const { id, state, version, length, reason } = upload;
     const missing = this.missing(upload);
     const phase =
-      { completing: "processing", handing_over: "processing", waiting_for_app: "processing", finished: "finished", cancelled: "cancelled" }[state] ??
-      (["expired", "damaged", "undeliverable"].includes(state) ? "failed" : "uploading");
+      {
+        completing: "processing",
+        handing_over: "processing",
+        waiting_for_app: "processing",
+        finished: "finished",
+        cancelled: "cancelled",
+      }[state] ?? (["expired", "damaged", "undeliverable"].includes(state) ? "failed" : "uploading");
     const offset = missing[0]?.[0] ?? length ?? 0;
     const fixed = { chunk_size: this.chunk_size, lanes: this.lanes, websocket: this.websocket };
-    return { status: 200, headers: {}, json: { id, state, phase, version, length, received: this.received(upload), offset, missing, reason, ...fixed, ...extra } };
+    return {
+      status: 200,
+      headers: {},
+      json: {
+        id,
+        state,
+        phase,
+        version,
+        length,
+        received: this.received(upload),
+        offset,
+        missing,
+        reason,
+        ...fixed,
+        ...extra,
+      },
+    };
   }
 }

@@ -32,7 +32,8 @@ export function file_of(size, name = "film.mov", seed = 1) {
 export function listen(uploader) {
   const heard = [];
   for (const name of ["onprogress", "onfinished", "oncancelled", "onerror"]) {
-    uploader[name] = (who) => heard.push({ name, who, msg: who.state_msg, transport: who.transport, phase: who.phase, acked: who.bytes_acked });
+    uploader[name] = (who) =>
+      heard.push({ name, who, msg: who.state_msg, transport: who.transport, phase: who.phase, acked: who.bytes_acked });
   }
   return heard;
 }
