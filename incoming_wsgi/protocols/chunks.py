@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 from webob import Request, Response
 
 from ..errors import (
+    AlreadyComplete,
     BadRequest,
     DigestMismatch,
     IncomingError,
@@ -180,8 +181,13 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
     if upload.extents.contains(start, end) and token == upload.session:
         return _answer(upload, door)  # it has arrived already; the server drains what is on its way
     refuse_writing(upload, token)
-    with receiver.session(upload_id, token) as session:
-        upload = _store(session, start, body, expected)
+    try:
+        with receiver.session(upload_id, token) as session:
+            upload = _store(session, start, body, expected)
+    except AlreadyComplete:
+        upload = receiver.status(upload_id)  # another lane brought the rest of these bytes meanwhile
+        if upload.session != token or not upload.extents.contains(start, end):
+            raise
     return _answer(_complete_if_all_here(upload, receiver), door)
 
 

@@ -1,0 +1,89 @@
+"""Fixtures of the end-to-end tests: real servers, and a file to send."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.chunk_client import ChunkClient
+from tests.support.front_end_0_1 import FrontEnd
+from tests.support.processes import AppServer
+from tests.support.relay import Relay
+
+StartServer = Callable[..., AppServer]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts servers that are stopped at the end."""
+    with ExitStack() as stack:
+
+        def start(kind: str = "gevent", **env: str) -> AppServer:
+            return stack.enter_context(AppServer(kind, tmp_path, env))
+
+        yield start
+
+
+@pytest.fixture
+def relay_to() -> Iterator[Callable[[AppServer], Relay]]:
+    with ExitStack() as stack:
+        yield lambda server, rate=None: stack.enter_context(Relay(server.port, rate))
+
+
+Connect = Callable[..., FrontEnd]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Connects front ends of Incoming!! 0.1, as :class:`FrontEnd`, whose sockets are closed at the end."""
+    made: list[FrontEnd] = []
+
+    def front_end(url: str, ticket: str, data: bytes, name: str = "file.bin", versioned: bool = True) -> FrontEnd:
+        made.append(FrontEnd(url, ticket, data, name, versioned))
+        return made[-1]
+
+    yield front_end
+    for one in made:
+        one.socket.shutdown()
+
+
+@pytest.fixture
+def chunk_client() -> Iterator[Callable[..., ChunkClient]]:
+    """Makes clients of the HTTP chunks, whose connections are closed at the end."""
+    with ExitStack() as stack:
+
+        def client(url: str, ticket: str, data: bytes, name: str = "file.bin") -> ChunkClient:
+            made = ChunkClient(url, ticket, data, name)
+            stack.callback(made.http.close)
+            return made
+
+        yield client
+
+
+def data_of(size: int, seed: int = 1) -> bytes:
+    """Bytes that no part of repeats, the same in every run."""
+    return random.Random(seed).randbytes(size)
+
+
+def sha256(data: bytes | Path) -> str:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with data.open("rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+        return digest.hexdigest()
+
+
+def assert_arrived_once(server: AppServer, ticket: str, expected: str, *, calls: int = 1) -> None:
+    """The app has the file, whole, and heard of it under one event id, at most ``calls`` times."""
+    assert sha256(server.wait_for_file(ticket)) == expected
+    told = [event for event in server.events(ticket) if event["kind"] in ("finished", "called")]
+    assert len({event["event_id"] for event in told}) == 1
+    assert 1 <= len(told) <= calls
+    assert all(event.get("sha256", expected) == expected for event in told)

@@ -1,0 +1,99 @@
+"""The same short story under every server: chunks, a WebSocket where there can be one, and hand-over in all three ways."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+
+import pytest
+import requests
+from websocket import WebSocketBadStatusException
+
+from tests.support.chunk_client import ChunkClient
+from tests.support.processes import GUNICORN, OTHERS, AppServer, eventually
+
+from .conftest import Connect, StartServer, assert_arrived_once, data_of, sha256
+
+#: Servers that give a socket away, and have somebody left to serve the others then.
+WITH_WEBSOCKET = {"gevent", "gevent-preload", "gthread", "geventwebsocket", "gevent-pywsgi", "pywsgi", "werkzeug"}
+
+DATA = data_of(20_000_003)
+
+
+@pytest.mark.parametrize("kind", [*GUNICORN, *OTHERS])
+def test_every_server(
+    kind: str, start_server: StartServer, connect: Connect, chunk_client: Callable[..., ChunkClient]
+) -> None:
+    server = start_server(kind)
+    _passes_through(server)
+    _takes_chunks(server, chunk_client)
+    _takes_chunks_out_of_order_and_twice(server, chunk_client)
+    _takes_a_small_file_in_one_request(server, chunk_client)
+    _hands_over_to_a_path(server, chunk_client)
+    _hands_over_to_a_url(server, chunk_client)
+    if kind in WITH_WEBSOCKET:
+        _takes_a_websocket(server, connect)
+    else:
+        _refuses_a_websocket(server, connect)
+
+
+def _passes_through(server: AppServer) -> None:
+    response = requests.post(f"{server.url}/echo", data=DATA[:1_000_000], timeout=30)
+    assert response.content == DATA[:1_000_000]
+
+
+def _takes_chunks(server: AppServer, chunk_client: Callable[..., ChunkClient]) -> None:
+    ticket = server.ticket()
+    status = chunk_client(server.url, ticket, DATA).upload()
+    assert status["phase"] == "finished"
+    assert_arrived_once(server, ticket, sha256(DATA))
+
+
+def _takes_chunks_out_of_order_and_twice(server: AppServer, chunk_client: Callable[..., ChunkClient]) -> None:
+    ticket = server.ticket()
+    client = chunk_client(server.url, ticket, DATA)
+    client.open()
+    edges = [0, 7, 3_000_000, 8_000_001, 13_000_000, len(DATA)]
+    pieces = list(zip(edges, edges[1:], strict=False))
+    order = [pieces[3], pieces[1], pieces[4], pieces[1], (2_000_000, 9_000_000), pieces[2], pieces[0]]
+    with concurrent.futures.ThreadPoolExecutor(4) as lanes:
+        answers = list(lanes.map(lambda piece: client.put(*piece), order))
+    assert {answer.status_code for answer in answers} == {200}
+    assert client.wait(client.status())["phase"] == "finished"
+    assert_arrived_once(server, ticket, sha256(DATA))
+
+
+def _takes_a_small_file_in_one_request(server: AppServer, chunk_client: Callable[..., ChunkClient]) -> None:
+    ticket = server.ticket()
+    status = chunk_client(server.url, ticket, b"small").open(b"small")
+    assert status["phase"] == "finished"
+    assert_arrived_once(server, ticket, sha256(b"small"))
+
+
+def _hands_over_to_a_path(server: AppServer, chunk_client: Callable[..., ChunkClient]) -> None:
+    ticket = server.ticket("/api/arrived")
+    chunk_client(server.url, ticket, b"by path").upload()
+    assert_arrived_once(server, ticket, sha256(b"by path"))
+    assert server.events(ticket)[0]["url"] == f"{server.url}/api/arrived"
+
+
+def _hands_over_to_a_url(server: AppServer, chunk_client: Callable[..., ChunkClient]) -> None:
+    ticket = server.ticket(f"{server.url}/api/arrived")
+    chunk_client(server.url, ticket, b"by url").upload()
+    assert_arrived_once(server, ticket, sha256(b"by url"))
+
+
+def _takes_a_websocket(server: AppServer, connect: Connect) -> None:
+    ticket = server.ticket()
+    connect(server.url, ticket, DATA).upload()
+    assert_arrived_once(server, ticket, sha256(DATA))
+    cut = connect(server.url, server.ticket(), DATA)
+    cut.open()
+    cut.send_chunks(1_000_000)
+    cut.vanish()
+    eventually(lambda: requests.post(f"{server.url}/echo", data=b"alive", timeout=30).content == b"alive")
+
+
+def _refuses_a_websocket(server: AppServer, connect: Connect) -> None:
+    with pytest.raises(WebSocketBadStatusException, match="50[13]"):
+        connect(server.url, server.ticket(), DATA)

@@ -1,0 +1,69 @@
+"""A client of the HTTP chunks, by hand: as plain as a script that somebody would write after reading the docs."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+
+class ChunkClient:
+    """:param url: of the server, ``http://…``."""
+
+    def __init__(self, url: str, ticket: str, data: bytes, name: str = "file.bin") -> None:
+        self.http = requests.Session()
+        self.resource = f"{url}/incoming/frontend/uploads/{ticket}"
+        self.data = data
+        self._name = name
+        self.session = ""
+        self.chunk_size = 0
+
+    def open(self, body: bytes = b"") -> dict[str, Any]:
+        headers = {
+            "Incoming-Length": str(len(self.data)),
+            "Incoming-Name": quote(self._name),
+            "Content-Type": "application/octet-stream",
+        }
+        status = self._answer(self.http.post(self.resource, data=body, headers=headers, timeout=60))
+        self.session = status.get("session", "")
+        self.chunk_size = status["chunk_size"]
+        return status
+
+    def put(self, start: int, end: int, **headers: str) -> requests.Response:
+        """One chunk; the answer as it comes."""
+        about = {
+            "Content-Range": f"bytes {start}-{end - 1}/{len(self.data)}",
+            "Content-Type": "application/octet-stream",
+            "Incoming-Session": self.session,
+        }
+        return self.http.put(self.resource, data=self.data[start:end], headers={**about, **headers}, timeout=60)
+
+    def send(self, status: dict[str, Any]) -> dict[str, Any]:
+        """What is missing by ``status``, chunk by chunk."""
+        while status["missing"]:
+            start, end = status["missing"][0]
+            status = self._answer(self.put(start, min(end, start + self.chunk_size)))
+        return status
+
+    def wait(self, status: dict[str, Any]) -> dict[str, Any]:
+        """Until the app is done with the file."""
+        while status["phase"] in ("uploading", "processing"):
+            params = {"wait": "5", "since": str(status["version"])}
+            status = self._answer(self.http.get(self.resource, params=params, timeout=60))
+        return status
+
+    def upload(self) -> dict[str, Any]:
+        return self.wait(self.send(self.open()))
+
+    def status(self) -> dict[str, Any]:
+        return self._answer(self.http.get(self.resource, timeout=60))
+
+    def cancel(self) -> requests.Response:
+        return self.http.delete(self.resource, timeout=60)
+
+    @staticmethod
+    def _answer(response: requests.Response) -> dict[str, Any]:
+        assert response.status_code == 200, f"{response.status_code}: {response.text}"
+        status: dict[str, Any] = response.json()
+        return status

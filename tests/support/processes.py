@@ -1,0 +1,196 @@
+"""Real servers in processes of their own, started and stopped, and killed, by the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+
+ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
+
+#: name → arguments of gunicorn; the others are started by serve.py.
+GUNICORN: Mapping[str, tuple[str, ...]] = {
+    "gevent": ("-k", "gevent", "-w", "2"),
+    "gevent-preload": ("-k", "gevent", "-w", "2", "--preload"),
+    "gthread": ("-k", "gthread", "-w", "2", "--threads", "8"),
+    "sync": ("-k", "sync", "-w", "2"),
+    "one-sync": ("-k", "sync", "-w", "1", "--timeout", "6"),
+    "geventwebsocket": ("-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "-w", "2"),
+    "gevent-pywsgi": ("-k", "gevent_pywsgi", "-w", "2"),
+}
+OTHERS = ("pywsgi", "werkzeug", "waitress", "cheroot")
+
+
+def eventually(condition: Callable[[], T | None], timeout: float = 20, what: str = "the condition") -> T:
+    """What ``condition()`` gives, as soon as that is true.
+
+    :raises AssertionError: it did not come true within ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """A process with its children, its output in a file."""
+
+    def __init__(self, command: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._popen.poll() is None
+
+    def children(self) -> list[int]:
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+    def kill(self) -> None:
+        """All of it, at once, with -9: as a power switch would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
+
+    def stop(self, timeout: float = 15) -> None:
+        """By SIGTERM; what does not end in time is killed, and that is an error."""
+        self._popen.terminate()
+        try:
+            self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the server did not end within {timeout} s: {self.log.read_text()[-2000:]}") from None
+        finally:
+            self.kill()
+
+
+class AppServer:
+    """The recording app under a real server.
+
+    :param kind: a key of :data:`GUNICORN`, or one of :data:`OTHERS`.
+    :param folder: where everything is kept; a server that is started again in it goes on.
+    """
+
+    def __init__(self, kind: str, folder: Path, env: Mapping[str, str] | None = None) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._env = {"RECORD": str(folder), **(env or {})}
+        self.process: Process | None = None
+
+    def start(self) -> AppServer:
+        self.process = Process(self._command(), self.folder / "server.log", self._env)
+        eventually(self._answers, what=f"{self.kind} answering")
+        return self
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.stop()
+            self.process = None
+
+    def kill(self) -> None:
+        """Every process of it, with -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process = None
+
+    def workers(self) -> list[int]:
+        assert self.process is not None
+        return self.process.children() or [self.process.pid]
+
+    def kill_a_worker(self) -> None:
+        """The busiest one, with -9; the master starts another."""
+        victim = max(self.workers(), key=_cpu_time)
+        os.kill(victim, signal.SIGKILL)
+
+    def log(self) -> str:
+        return (self.folder / "server.log").read_text()
+
+    def __enter__(self) -> AppServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _command(self) -> list[str]:
+        if self.kind in GUNICORN:
+            options = [*GUNICORN[self.kind], "--bind", f"127.0.0.1:{self.port}", "--no-control-socket"]
+            return [sys.executable, "-m", "gunicorn", *options, "tests.support.recording_app:app"]
+        return [sys.executable, "-m", "tests.support.serve", self.kind, str(self.port)]
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.is_running, self.log()[-3000:]
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"{self.url}/incoming/ready", timeout=5).ok
+        return False
+
+    # -- what the app was told --------------------------------------------------------------------------------
+
+    def ticket(self, target: str = "", **metadata: str) -> str:
+        response = requests.post(f"{self.url}/ticket", params={"target": target}, data=metadata, timeout=10)
+        response.raise_for_status()
+        return response.text
+
+    def events(self, ticket: str) -> list[dict[str, Any]]:
+        """What the app was told of an upload."""
+        path = self.folder / "events"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [event for event in map(json.loads, lines) if event["id"] == ticket]
+
+    def file(self, ticket: str) -> Path:
+        """Where the app has put the file."""
+        return self.folder / "files" / ticket
+
+    def wait_for_file(self, ticket: str, timeout: float = 60) -> Path:
+        return eventually(
+            lambda: self.file(ticket) if self.file(ticket).exists() else None, timeout, f"the file of {ticket}"
+        )
+
+
+def _cpu_time(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def memory_of(pids: list[int]) -> int:
+    """Anonymous resident memory of some processes, in bytes: the page cache does not count."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    total += int(line.split()[1]) * 1024
+    return total
