@@ -23,17 +23,15 @@ def safe_filename(name: str, default: str = "unnamed") -> str:
     kept = unicodedata.normalize("NFC", kept).strip(" .")
     if not kept:
         return default
+    kept = _shorten(kept)
     if kept.split(".", 1)[0].rstrip().lower() in _RESERVED:
-        kept = "_" + kept
-    return _shorten(kept)
+        kept = _shorten("_" + kept)
+    return kept
 
 
 def numbered(name: str, number: int) -> str:
     """``report.pdf`` with 2 is ``report (2).pdf``: the next name to try when one is taken."""
-    stem, dot, extension = name.rpartition(".")
-    if not stem:
-        stem, dot, extension = name, "", ""
-    return _shorten(f"{stem} ({number}){dot}{extension}")
+    return _shorten(name, f" ({number})")
 
 
 def _printable(char: str) -> bool:
@@ -41,11 +39,13 @@ def _printable(char: str) -> bool:
     return unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
-def _shorten(name: str) -> str:
-    if len(name.encode()) <= LONGEST:
-        return name
+def _shorten(name: str, mark: str = "") -> str:
+    """``name`` with ``mark`` before its extension; what is before both is cut to fit."""
     stem, dot, extension = name.rpartition(".")
     if not stem or len(extension.encode()) > 32:
         stem, dot, extension = name, "", ""
-    room = LONGEST - len((dot + extension).encode())
-    return stem.encode()[:room].decode(errors="ignore").rstrip(" .") + dot + extension
+    end = mark + dot + extension
+    room = LONGEST - len(end.encode())
+    if len(stem.encode()) > room:
+        stem = stem.encode()[:room].decode(errors="ignore").rstrip(" .")
+    return stem + end
