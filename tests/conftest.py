@@ -7,10 +7,33 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from incoming_wsgi import outbox, receiver
+from incoming_wsgi.registry import sqlite
+
+from .helpers import Clock, Engine
+
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
 
 CI = os.environ.get("CI") == "true"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The wall clock of the engine, to be moved by the test."""
+    clock = Clock()
+    for module in (outbox, receiver, sqlite):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """A receiver on ``tmp_path``, not started."""
+    engine = Engine(tmp_path)
+    yield engine
+    engine.close()
 
 
 @pytest.hookimpl(wrapper=True)

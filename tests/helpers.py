@@ -1,0 +1,156 @@
+"""What several unit tests share: waiting for a condition, a clock that can be moved, an app that plays its part."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from incoming_wsgi.handover import Handler, Notice, Outcome
+from incoming_wsgi.receiver import App, Patience, Receiver, Session
+from incoming_wsgi.registry.sqlite import SQLiteRegistry
+from incoming_wsgi.storage.files import FileStorage
+from incoming_wsgi.upload import State, Upload
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parent.parent
+
+
+def eventually(condition: Callable[[], T], timeout: float = 10.0) -> T:
+    """What ``condition()`` gives as soon as it is true; fails after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "this did not happen in time"
+        time.sleep(0.005)
+    return found
+
+
+class Clock:
+    """Stands in for the module ``time``: its wall clock moves only when told to, the rest is real."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def time(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+class PlayedApp(Handler):
+    """A handler that answers as it is told, and keeps what it heard.
+
+    :ivar answers: what to answer next; an exception is raised. When there is none left the answer is ``done``.
+    :ivar acts: called within each attempt, before the answer.
+    """
+
+    def __init__(self, *answers: str | Outcome | Exception) -> None:
+        self.answers = list(answers)
+        self.notices: list[Notice] = []
+        self.acts: Callable[[Notice], object] = lambda notice: None
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def deliver(self, notice: Notice) -> Outcome:
+        answer = self.answers.pop(0) if self.answers else "done"
+        self.notices.append(notice)
+        self.acts(notice)
+        self.may_answer.wait(10)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, Outcome) else Outcome(answer)
+
+
+class Engine:
+    """A receiver on a folder, with an app that is played. A second one on the same folder is another process."""
+
+    def __init__(self, folder: Path, *, idle: float = 3600.0, wait: float = 600.0, max_length: int = 2**40) -> None:
+        self.folder = folder
+        self.app = PlayedApp()
+        self.storage = FileStorage(folder)
+        self.registry = SQLiteRegistry(folder / "registry.sqlite3")
+        app = App("app", self.storage, {"callable": self.app}, max_length)
+        self.receiver = Receiver(self.registry, {"app": app}, Patience(idle=idle, wait=wait))
+
+    def start(self) -> None:
+        """Deliver from now on."""
+        self.receiver.start()
+
+    def wake(self) -> None:
+        """Have the outbox look now."""
+        self.receiver._outbox.wake()
+
+    def close(self) -> None:
+        self.receiver.close()
+
+    def ticket(self, **options: Any) -> str:
+        return self.receiver.create("app", **options).id
+
+    def open(self, ticket: str, length: int, name: str = "file.bin", fingerprint: str = "") -> Session:
+        session = self.receiver.open(ticket, length=length, name=name, fingerprint=fingerprint)
+        assert session is not None
+        return session
+
+    def send(self, ticket: str, data: bytes) -> Upload:
+        """A whole file in one go, up to the point where the protocol says that it is complete."""
+        with self.open(ticket, len(data)) as session:
+            session.write(0, data)
+            return self.receiver.complete(session.sync())
+
+    def state(self, ticket: str) -> State:
+        return self.receiver.status(ticket).state
+
+    def until(self, ticket: str, state: State) -> Upload:
+        """The upload, as soon as it is in that state."""
+        eventually(lambda: self.state(ticket) is state)
+        return self.receiver.status(ticket)
+
+    def arriving(self, ticket: str) -> Path:
+        return self.folder / "arriving" / ticket
+
+    def complete(self, ticket: str) -> Path:
+        return self.folder / "complete" / ticket
+
+
+class Child:
+    """Python code in a process of its own, that says ``ready`` and then does what it does until it is killed."""
+
+    def __init__(self, code: str, arguments: Sequence[str | Path] = ()) -> None:
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, cwd=ROOT)
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def kill(self) -> None:
+        """As ``kill -9`` does."""
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self) -> int:
+        return self._process.wait(30)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        for stream in (self._process.stdout, self._process.stdin):
+            if stream is not None:
+                stream.close()
