@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import import_module, metadata
+
+import incoming_wsgi
+
+from .helpers import ROOT
+
+
+def test_the_public_names() -> None:
+    assert sorted(incoming_wsgi.__all__) == [
+        "FinishedUpload",
+        "Incoming",
+        "IncomingError",
+        "State",
+        "Upload",
+        "__version__",
+    ]
+    assert all(hasattr(incoming_wsgi, name) for name in incoming_wsgi.__all__)
+
+
+def test_the_package_says_nothing_but_names() -> None:
+    tree = ast.parse((ROOT / "incoming_wsgi" / "__init__.py").read_text("utf-8"))
+    kinds = {type(node) for node in tree.body[1:]}
+    assert kinds == {ast.ImportFrom, ast.Assign}
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert incoming_wsgi.__version__ == metadata.version("incoming-wsgi")
+
+
+def test_importing_starts_and_opens_nothing() -> None:
+    """Preloading servers, reloaders, shells and task workers import, too."""
+    code = """
+import os, sys, threading
+before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
+import incoming_wsgi, incoming_wsgi.central, incoming_wsgi.__main__
+app = incoming_wsgi.Incoming(lambda environ, start_response: [], storage=sys.argv[1])
+after = set(os.listdir("/proc/self/fd")) if before else set()
+print(threading.active_count(), len(after) - len(before), "gevent" in sys.modules, "requests" in sys.modules)
+print(os.path.exists(sys.argv[1]))
+"""
+    command = [sys.executable, "-c", code, str(ROOT / "is-never-made")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=30, check=True)
+    assert run.stdout.splitlines() == ["1 0 False False", "False"]
+
+
+def test_the_commands_are_there() -> None:
+    """Read from ``setup.py``: what is installed may be older."""
+    commands = re.findall(r'"([\w-]+) = ([\w.]+):(\w+)"', (ROOT / "setup.py").read_text("utf-8"))
+    assert [name for name, _, _ in commands] == ["incoming-server", "incoming"]
+    for _, module, function in commands:
+        assert callable(getattr(import_module(module), function))

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from incoming_wsgi.locks import FileLock, try_flock
+
+from .helpers import ROOT, Child
+
+HOLD = """
+import os, sys
+from incoming_wsgi.locks import FileLock
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+with FileLock(descriptor):
+    print("held", flush=True)
+    sys.stdin.readline()
+print("released", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def test_threads_exclude_each_other(tmp_path: Path) -> None:
+    """Each with a descriptor of its own, or with the same one."""
+    inside = most = total = 0
+
+    def work(descriptor: int) -> None:
+        nonlocal inside, most, total
+        for _ in range(200):
+            with FileLock(descriptor):
+                inside += 1
+                most = max(most, inside)
+                seen = total
+                os.getpid()  # somebody else could run here
+                total = seen + 1
+                inside -= 1
+
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(opened(tmp_path / "lock")) for _ in range(2))
+        threads = [threading.Thread(target=work, args=(one,)) for one in (first, first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (most, total) == (1, 600)
+
+
+def test_other_files_are_not_concerned(tmp_path: Path) -> None:
+    with opened(tmp_path / "one") as one, opened(tmp_path / "other") as other, FileLock(one):
+        assert try_flock(other)
+        entered = threading.Event()
+
+        def enter() -> None:
+            with FileLock(other):
+                entered.set()
+
+        threading.Thread(target=enter, daemon=True).start()
+        assert entered.wait(5)
+
+
+def test_processes_exclude_each_other(tmp_path: Path) -> None:
+    with opened(tmp_path / "lock") as descriptor, Child(HOLD, [tmp_path / "lock"]) as child:
+        assert child.line() == "held"
+        assert not try_flock(descriptor)
+        child.say("let go")
+        assert child.line() == "released"
+        with FileLock(descriptor):
+            pass
+        assert try_flock(descriptor)
+
+
+def test_the_kernel_gives_the_lock_of_a_killed_process_back(tmp_path: Path) -> None:
+    with opened(tmp_path / "lock") as descriptor, Child(HOLD, [tmp_path / "lock"]) as child:
+        assert child.line() == "held"
+        entered = threading.Event()
+
+        def enter() -> None:
+            with FileLock(descriptor):
+                entered.set()
+
+        thread = threading.Thread(target=enter, daemon=True)
+        thread.start()
+        assert not entered.wait(0.1)
+        child.kill()
+        assert entered.wait(5)
+        thread.join()
+
+
+def test_an_error_inside_lets_go(tmp_path: Path) -> None:
+    with opened(tmp_path / "lock") as one, opened(tmp_path / "lock") as other:
+        with pytest.raises(KeyError), FileLock(one):
+            raise KeyError
+        with FileLock(other):
+            assert not try_flock(one)
+
+
+def test_an_error_while_waiting_lets_go(tmp_path: Path) -> None:
+    with opened(tmp_path / "lock") as descriptor:
+        lock = FileLock(descriptor)
+        closed = os.dup(descriptor)
+        broken = FileLock(closed)
+        os.close(closed)
+        with pytest.raises(OSError, match="descriptor"):
+            broken.__enter__()
+        with lock:
+            pass
+
+
+def test_waiting_does_not_block_the_event_loop(tmp_path: Path) -> None:
+    code = """
+from gevent import monkey; monkey.patch_all()
+import gevent, os, sys
+from incoming_wsgi.locks import FileLock
+one, other = (os.open(sys.argv[1], os.O_RDWR | os.O_CREAT) for _ in range(2))
+order = []
+def second():
+    with FileLock(other):
+        order.append("second")
+with FileLock(one):
+    waiting = gevent.spawn(second)
+    gevent.sleep(0.05)
+    order.append("first")
+waiting.join()
+print(*order)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
+    assert run.stdout.split() == ["first", "second"]
+
+
+def test_waiting_for_another_process_does_not_block_the_event_loop(tmp_path: Path) -> None:
+    code = """
+from gevent import monkey; monkey.patch_all()
+import gevent, os, sys
+from incoming_wsgi.locks import FileLock
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+def enter():
+    with FileLock(descriptor):
+        print("in", flush=True)
+waiting = gevent.spawn(enter)
+gevent.sleep(0.05)
+print("waiting", flush=True)
+waiting.join()
+"""
+    with opened(tmp_path / "lock"), Child(HOLD, [tmp_path / "lock"]) as holder:
+        assert holder.line() == "held"
+        with Child(code, [tmp_path / "lock"]) as waiter:
+            assert waiter.line() == "waiting"
+            holder.say("let go")
+            assert waiter.line() == "in"
