@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ def main() -> None:
         for name, use in (("bottle_app", one_file), ("flask_app", many_files), ("node_app", one_file)):
             folder = Path(room, name)
             folder.mkdir()
-            with example(name, folder) as address:
+            with example(name, folder, FLASK_APP_LEISURE="6") as address:
                 page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=2)
                 page.goto(address)
                 use(page, folder)
@@ -84,14 +84,11 @@ def file(folder: Path, name: str, size: int) -> str:
 
 
 @contextmanager
-def example(name: str, folder: Path) -> Iterator[str]:
+def example(name: str, folder: Path, **settings: str) -> Iterator[str]:
     """The address of a running example that keeps everything in ``folder``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {**os.environ, "PORT": str(port), f"{name.upper()}_DATA": str(folder / "data")}
-    settings["FLASK_APP_LEISURE"] = "6"
-    demo = subprocess.Popen([sys.executable, str(DEMO), name], env=settings, stdout=subprocess.DEVNULL)
+    port = next(filter(is_free, range(18000, 30000, 7)))
+    environment = {**os.environ, "PORT": str(port), f"{name.upper()}_DATA": str(folder / "data"), **settings}
+    demo = subprocess.Popen([sys.executable, str(DEMO), name], env=environment, stdout=subprocess.DEVNULL)
     try:
         wait_for(port)
         yield f"http://127.0.0.1:{port}/"
@@ -100,13 +97,25 @@ def example(name: str, folder: Path) -> Iterator[str]:
         demo.wait()
 
 
+def is_free(port: int) -> bool:
+    """The port, and those beside it that the Incoming!! server of the node example takes."""
+    try:
+        for one in (port, port + 80, port + 81):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", one))
+    except OSError:
+        return False
+    return True
+
+
 def wait_for(port: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            connection = HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/")
-            connection.getresponse()
+            with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+                connection.request("GET", "/")
+                connection.getresponse().read()
         except OSError:
             if time.monotonic() > deadline:
                 raise

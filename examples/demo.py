@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -69,9 +70,9 @@ def _answers(host: str, port: int, example: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + START_SECONDS
     while example.poll() is None and time.monotonic() < deadline:
         try:
-            page = HTTPConnection(host, port, timeout=5)
-            page.request("GET", "/")
-            return page.getresponse().status == 200
+            with closing(HTTPConnection(host, port, timeout=5)) as page:
+                page.request("GET", "/")
+                return page.getresponse().status == 200
         except (OSError, HTTPException):
             time.sleep(0.1)
     return False

@@ -34,14 +34,20 @@ const server = [
 ];
 // PYTHON names the Python that has incoming-wsgi, where the command incoming-server is not on the path.
 const python = process.env.PYTHON;
-const children = [
-  python
-    ? spawn(python, ["-m", "incoming_wsgi", ...server], { stdio: "inherit" })
-    : spawn("incoming-server", server, { stdio: "inherit" }),
-  spawn(process.execPath, [path.join(HERE, "server.mjs")], { stdio: "inherit", env: environment }),
-];
+const command = python ? [python, "-m", "incoming_wsgi", ...server] : ["incoming-server", ...server];
 
+const children = [];
 let stopping = false;
+
+function start([program, ...args], env = process.env) {
+  const child = spawn(program, args, { stdio: "inherit", env });
+  child.on("exit", (code) => stop(code ?? 1));
+  child.on("error", (error) => {
+    console.error(`${error.message}. Is incoming-wsgi installed, with its extra "server"?`);
+    stop(1);
+  });
+  children.push(child);
+}
 
 /** One without the other is of no use. */
 function stop(code) {
@@ -51,11 +57,16 @@ function stop(code) {
   for (const child of children) child.kill("SIGTERM");
 }
 
-for (const child of children) {
-  child.on("exit", (code) => stop(code ?? 1));
-  child.on("error", (error) => {
-    console.error(`${error.message}. Is incoming-wsgi installed, with its extra "server"?`);
-    stop(1);
-  });
+/** The page loads its library from the Incoming!! server, so that one has to be there first. */
+async function ready() {
+  while (!stopping) {
+    const answer = await fetch(`http://${publicHost}/incoming/ready`).catch(() => null);
+    if (answer?.ok) return true;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  return false;
 }
+
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => stop(0));
+start(command);
+if (await ready()) start([process.execPath, path.join(HERE, "server.mjs")], environment);

@@ -147,12 +147,10 @@ class Row {
       cancel: uploader ? uploader.can_cancel : true,
       remove: this.over,
     };
-    for (const [does, shown] of Object.entries(visible)) {
-      const button = this.#find(`[data-does="${does}"]`);
-      const focused = document.activeElement === button;
-      button.hidden = !shown;
-      if (focused && !shown) this.#find("button:not([hidden])")?.focus();
-    }
+    const focused = this.element.contains(document.activeElement) ? document.activeElement : null;
+    for (const [does, shown] of Object.entries(visible)) this.#find(`[data-does="${does}"]`).hidden = !shown;
+    // The focus stays in the row, but never lands on Cancel by itself: the next key press would be one too many.
+    if (focused?.hidden) this.#find("button:not([hidden], .danger), summary").focus();
   }
 
   #showNumbers() {

@@ -1,0 +1,38 @@
+"""The tables of docs/api.rst say what the code says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from incoming_wsgi import errors
+from incoming_wsgi.settings import Settings
+
+API = (Path(__file__).resolve().parent.parent / "docs" / "api.rst").read_text("utf-8")
+#: The browser's own: the server never sends it.
+BROWSER_ONLY = "file_unreadable"
+
+
+def table(header: str) -> str:
+    """The simple table whose first column is called ``header``."""
+    found = re.search(rf"^=[= ]+\n{header}.*\n=[= ]+\n((?:.+\n)+?)=[= ]+$", API, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def test_options() -> None:
+    documented = set(re.findall(r"^``(\w+)``", table("option"), re.MULTILINE))
+    assert documented == {field.name for field in fields(Settings)} | {"on_finish", "on_cancel"}
+
+
+def test_errors() -> None:
+    rows = re.findall(r"^(\d+) +(\w+) +(\d+) *(again)?", table("code"), re.MULTILINE)
+    documented = {(int(code), name, int(status), bool(again)) for code, name, status, again in rows}
+    kinds = error_kinds(errors.IncomingError)
+    sent = {(kind.code, kind.name, kind.status, kind.retryable) for kind in kinds}
+    assert {row for row in documented ^ sent if row[1] != BROWSER_ONLY} == set()
+
+
+def error_kinds(root: type[errors.IncomingError]) -> set[type[errors.IncomingError]]:
+    return {root}.union(*(error_kinds(kind) for kind in root.__subclasses__()))
