@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 DOCS = Path(__file__).resolve().parent
 DEMO = DOCS.parent / "examples" / "demo.py"
@@ -86,9 +86,16 @@ def file(folder: Path, name: str, size: int) -> str:
 @contextmanager
 def example(name: str, folder: Path, **settings: str) -> Iterator[str]:
     """The address of a running example that keeps everything in ``folder``."""
+    environment = {**os.environ, f"{name.upper()}_DATA": str(folder / "data"), **settings}
+    with serving([sys.executable, str(DEMO), name], environment) as address:
+        yield address
+
+
+@contextmanager
+def serving(command: list[str], environment: Mapping[str, str]) -> Iterator[str]:
+    """The address at which ``command`` answers; it is told its port in ``PORT``."""
     port = next(filter(is_free, range(18000, 30000, 7)))
-    environment = {**os.environ, "PORT": str(port), f"{name.upper()}_DATA": str(folder / "data"), **settings}
-    demo = subprocess.Popen([sys.executable, str(DEMO), name], env=environment, stdout=subprocess.DEVNULL)
+    demo = subprocess.Popen(command, env={**environment, "PORT": str(port)}, stdout=subprocess.DEVNULL)
     try:
         wait_for(port)
         yield f"http://127.0.0.1:{port}/"
