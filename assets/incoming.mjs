@@ -1116,7 +1116,7 @@ var Conversation = class {
   }
   #processing() {
     this.#watch.stop();
-    this.#reporter.processing(true);
+    this.#reporter.processing(!this.#agreed?.Additions);
     if (this.#agreed?.Additions) this.#timer("quiet", QUIET, () => this.#end.resolve(null));
   }
   async #pump() {
@@ -1417,6 +1417,11 @@ var Tally = class {
     this.#ahead = 0;
     this.#changed();
   }
+  /** The connection is gone, and with it what was on its way: whether that has arrived will be seen. */
+  interrupt() {
+    this.chunks_tx = this.chunks_acked;
+    this.#ahead = 0;
+  }
   chunk_sent() {
     this.chunks_tx += 1;
     this.#changed();
@@ -1579,6 +1584,7 @@ var Upload = class {
     this.#state = state;
     this.#note = note;
     this.#rate.reset();
+    if (!this.connected) this.#tally.interrupt();
     if (state === "uploading") this.#rate.add(this.#tally.acked);
     this.#call("onprogress");
     const { callback } = STATES[state];

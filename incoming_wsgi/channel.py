@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ _protocol_log = logging.getLogger("incoming_wsgi.websocket")
 _READ = 256 * 1024  # bytes
 _LOWEST_RATE = 256.0  # bytes per second that a message must come at
 _MOST_FRAGMENTS = 1024  # frames of one message
-_LINGER = 1.0  # seconds that a closed connection is kept, so that the peer gets to read why
+_LINGER = 2.0  # seconds that a closed connection is kept, so that the peer gets to read why
 
 _INVALID_DATA, _TOO_BIG = 1007, 1009  # close codes, RFC 6455, section 7.4.1
 
@@ -201,17 +200,22 @@ class Channel:
             log.debug("a peer went away while it was written to")
 
     def _linger(self) -> None:
-        """Closing a socket with unread bytes resets the connection, and the peer would lose what we said last."""
+        """Read on until the peer has said goodbye, too.
+
+        Closing a socket with unread bytes resets the connection, and the peer would lose what we said last.
+        """
         deadline = time.monotonic() + _LINGER
-        with contextlib.suppress(OSError):
-            if self._protocol.state is not OPEN:
-                self._socket.shutdown(socket.SHUT_WR)
-            while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(OSError, ProtocolError):
+            while self._protocol.close_rcvd is None and (left := deadline - time.monotonic()) > 0:
                 self._socket.settimeout(left)
-                if not self._socket.recv(_READ):
-                    if not self.was_woken:
-                        return
+                data = self._socket.recv(_READ)
+                if data:
+                    self._protocol.receive_data(data)
+                    self._protocol.events_received()
+                elif self.was_woken:
                     time.sleep(0.02)  # after wake() an empty read is no end of file
+                else:
+                    return
 
 
 def _shortened(reason: str) -> str:

@@ -8,10 +8,9 @@ if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
   [ "${CI:-}" != true ]
   exit
 fi
-# The lock file that npm leaves in node_modules is its own stamp of what is installed.
-if [ -e package-lock.json ] && [ package-lock.json -nt node_modules/.package-lock.json ]; then
+if [ ! -d node_modules/esbuild ] || [ package.json -nt node_modules/.package-lock.json ]; then
   echo "installing what builds the library (the library itself depends on nothing)"
-  npm ci --silent --no-audit --no-fund
+  npm install --silent --no-audit --no-fund
 fi
 npm run --silent check
 npm test --silent

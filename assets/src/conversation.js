@@ -143,7 +143,8 @@ export class Conversation {
 
   #processing() {
     this.#watch.stop();
-    this.#reporter.processing(true);
+    // With the additions the server says so when it begins to complete the file: from then on it cancels no more.
+    this.#reporter.processing(!this.#agreed?.Additions);
     // A server of version 0.1 refuses a second connection, so there the first one has to do.
     if (this.#agreed?.Additions) this.#timer("quiet", QUIET, () => this.#end.resolve(null));
   }

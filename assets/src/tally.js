@@ -40,6 +40,12 @@ export class Tally {
     this.#changed();
   }
 
+  /** The connection is gone, and with it what was on its way: whether that has arrived will be seen. */
+  interrupt() {
+    this.chunks_tx = this.chunks_acked;
+    this.#ahead = 0;
+  }
+
   chunk_sent() {
     this.chunks_tx += 1;
     this.#changed();

@@ -178,6 +178,7 @@ export class Upload {
     this.#state = state;
     this.#note = note;
     this.#rate.reset();
+    if (!this.connected) this.#tally.interrupt();
     if (state === "uploading") this.#rate.add(this.#tally.acked);
     this.#call("onprogress");
     const { callback } = STATES[state];

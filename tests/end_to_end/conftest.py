@@ -9,11 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.support.chunk_client import ChunkClient
 from tests.support.front_end_0_1 import FrontEnd
 from tests.support.processes import AppServer
 from tests.support.relay import Relay
+
+from .browser import UploadPage, chromium
 
 StartServer = Callable[..., AppServer]
 
@@ -87,3 +90,36 @@ def assert_arrived_once(server: AppServer, ticket: str, expected: str, *, calls:
     assert len({event["event_id"] for event in told}) == 1
     assert 1 <= len(told) <= calls
     assert all(event.get("sha256", expected) == expected for event in told)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+OpenPage = Callable[[str], UploadPage]
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[OpenPage]:
+    """Opens pages in tabs of one profile, which is new for each test."""
+    context = browser.new_context()
+    yield lambda url: UploadPage(context, url)
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Files of a size, made once."""
+    folder = tmp_path_factory.mktemp("files")
+
+    def make(size: int) -> Path:
+        path = folder / f"{size}.bin"
+        if not path.exists():
+            with path.open("wb") as file:
+                for position in range(0, size, 1 << 24):
+                    file.write(data_of(min(1 << 24, size - position), seed=position))
+        return path
+
+    return make

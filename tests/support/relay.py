@@ -104,7 +104,11 @@ class Relay:
                 for key, _ in selector.select(0.2):
                     data = key.fileobj.recv(_PIECE)  # type: ignore[union-attr]
                     if not data:
-                        return
+                        key.data.shutdown(socket.SHUT_WR)
+                        selector.unregister(key.fileobj)
+                        if not selector.get_map():
+                            return
+                        continue
                     if self._swallowing:
                         continue
                     key.data.sendall(data)
