@@ -44,7 +44,11 @@ class Delivery:
 
 
 class Registry(ABC):
-    """The contract. Implementations raise :class:`~incoming_wsgi.errors.Conflict` where a row has changed meanwhile."""
+    """The contract. Implementations raise :class:`~incoming_wsgi.errors.Conflict` where a row has changed meanwhile.
+
+    Whatever writes may also raise :class:`~incoming_wsgi.errors.NoSpace` or :class:`~incoming_wsgi.errors.Unavailable`:
+    then nothing was written, and trying again later may help.
+    """
 
     @property
     @abstractmethod

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import offload
-from ..errors import Conflict
+from ..errors import Conflict, IncomingError, NoSpace, Unavailable
 from ..extents import Extents
 from ..locks import FileLock, try_flock
 from ..upload import OPEN_STATES, State, Upload
@@ -71,9 +71,13 @@ class SQLiteRegistry(Registry):
         self._lock_file = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         self._write_lock = FileLock(self._lock_file)
         self._read_guard = threading.Lock()
-        with self._write_lock:
-            self._writer = self._connect()
-            self._prepare()
+        try:
+            with self._write_lock:
+                self._writer = self._connect()
+                self._prepare()
+        except BaseException:
+            os.close(self._lock_file)
+            raise
         self._reader = self._connect()
         self._watch = Watch(self._changed_since)
         self._holder, self._holder_file = self._come_alive()
@@ -308,13 +312,16 @@ class SQLiteRegistry(Registry):
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._write_lock:
-            self._writer.execute("BEGIN IMMEDIATE")
             try:
+                self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
-            except BaseException:
-                self._writer.execute("ROLLBACK")
+                self._writer.execute("COMMIT")
+            except BaseException as error:
+                if self._writer.in_transaction:  # a full disk has ended it already
+                    self._writer.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise _translated(error) from error
                 raise
-            self._writer.execute("COMMIT")
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5)
@@ -328,11 +335,18 @@ class SQLiteRegistry(Registry):
     def _prepare(self) -> None:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
+            self._writer.close()
             raise RuntimeError(
                 f"{self._path} was written by a newer incoming_wsgi (schema {version}, this one knows {SCHEMA_VERSION})"
             )
         if version == 0:
             self._writer.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+
+
+def _translated(error: sqlite3.OperationalError) -> IncomingError:
+    if "full" in str(error):
+        return NoSpace(retry_after=10)
+    return Unavailable("The server's records have trouble; what has arrived is kept.", retry_after=5)
 
 
 @contextmanager

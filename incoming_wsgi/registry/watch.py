@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from .. import offload
+
+log = logging.getLogger("incoming_wsgi")
 
 #: Asks the registry for the ids that have changed since a mark, and for the new mark.
 Poll = Callable[[int], tuple[int, Iterable[str]]]
@@ -28,12 +31,12 @@ class Watch:
 
     def subscribe(self, key: str, changed: Callable[[], None]) -> Callable[[], None]:
         with self._guard:
+            if not self._polling and not self._closed:
+                # Within the guard: who waits must not look before it is known since when changes are told.
+                mark, _ = self._poll(-1)
+                offload.background(self._run, mark, name="watch")
+                self._polling = True
             self._subscribers[key].append(changed)
-            start = not self._polling and not self._closed
-            self._polling = self._polling or start
-        if start:
-            mark, _ = self._poll(-1)
-            offload.background(self._run, mark, name="watch")
         return lambda: self._unsubscribe(key, changed)
 
     def notify(self, key: str) -> None:
@@ -54,9 +57,16 @@ class Watch:
 
     def _run(self, mark: int) -> None:
         last_wanted = time.monotonic()
-        while not self._closed:
+        while True:
             time.sleep(_INTERVAL)
-            mark, keys = self._poll(mark)
+            try:
+                mark, keys = self._poll(mark)
+            except Exception:
+                if not self._closed:
+                    log.exception("changes by other processes could not be looked for; trying again")
+                keys = ()
+            if self._closed:
+                return
             for key in keys:
                 self.notify(key)
             with self._guard:

@@ -1,0 +1,469 @@
+"""What every registry keeps to. A registry of one's own passes these tests in a subclass of the contract::
+
+class TestMine(RegistryContract):
+    @pytest.fixture
+    def opened(self, tmp_path): ...
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from incoming_wsgi.errors import Conflict
+from incoming_wsgi.extents import Extents
+from incoming_wsgi.registry import Delivery, Registry
+from incoming_wsgi.registry.sqlite import SQLiteRegistry
+from incoming_wsgi.upload import OPEN_STATES, State, Upload
+
+NOW = 1_700_000_000.0
+
+#: A value other than the default for each field.
+FULL = Upload(
+    state=State.RECEIVING,
+    version=7,
+    app="photos",
+    protocol="tus",
+    created_at=NOW + 0.25,
+    active_at=NOW + 0.5,
+    epoch=3,
+    session="token",
+    length=2**50,
+    max_length=2**51,
+    extents=Extents().add(0, 5).add(2**40, 2**41),
+    fingerprint="f:1",
+    filename_from_browser="Übersicht\0\n'; DROP TABLE uploads; --.pdf",
+    metadata={"owner": "me", "Straße": "ß"},
+    target="https://example.org/finish",
+    base_url="https://example.org/app",
+    secret="s3cret",
+    remove_file_when_finished=False,
+    dest_type="file",
+    holder="4711",
+    event_id="msg_1",
+    sha256="ab" * 32,
+    location="/srv/complete/x",
+    moved_to="/srv/files/y",
+    reason="because",
+)
+
+
+def receiving(**changes: object) -> Upload:
+    upload = Upload(app="app", state=State.RECEIVING, epoch=1, session="token", length=1000, event_id="msg")
+    return replace(upload, **changes)  # type: ignore[arg-type]
+
+
+def row(upload: Upload, **changes: object) -> Delivery:
+    delivery = Delivery("msg", upload.id, "app", "finished", "callable", due_at=NOW, created_at=NOW)
+    return replace(delivery, **changes)  # type: ignore[arg-type]
+
+
+class RegistryContract(ABC):
+    """Give ``opened``: opens a registry, each time on the same data, as another process would."""
+
+    @pytest.fixture
+    @abstractmethod
+    def opened(self, tmp_path: Path) -> Iterator[Callable[[], Registry]]: ...
+
+    @pytest.fixture
+    def registry(self, opened: Callable[[], Registry]) -> Registry:
+        return opened()
+
+    @pytest.fixture
+    def other(self, registry: Registry, opened: Callable[[], Registry]) -> Registry:
+        """The same data, as another process has it."""
+        return opened()
+
+    # -- uploads ------------------------------------------------------------------------------------------------
+
+    def test_every_field_comes_back(self, registry: Registry, other: Registry) -> None:
+        plain = Upload()
+        assert all(
+            getattr(FULL, field.name) != getattr(plain, field.name)
+            for field in fields(Upload)
+            if field.name != "dest_type"
+        )
+        for upload in (FULL, plain):
+            assert registry.create(upload) == upload
+            assert registry.get(upload.id) == upload
+            assert other.get(upload.id) == upload
+
+    def test_unknown(self, registry: Registry) -> None:
+        assert registry.get(Upload().id) is None
+
+    def test_save_stores_what_differs(self, registry: Registry, other: Registry) -> None:
+        before = registry.create(receiving())
+        after = before.to(State.PAUSED, reason="lunch", metadata={"a": "b"})
+        saved = registry.save(before, after)
+        assert saved == replace(after, version=1)
+        assert other.get(before.id) == saved
+
+    def test_the_version_rises_with_every_change(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        versions = [upload.version]
+        for state, one in ((State.PAUSED, registry), (State.RECEIVING, other), (State.PAUSED, registry)):
+            upload = one.save(upload, upload.to(state))
+            versions.append(upload.version)
+        assert versions == sorted(set(versions))
+        assert registry.save(upload, upload).version == upload.version
+
+    @pytest.mark.parametrize(
+        "moved",
+        [
+            {"state": State.PAUSED},
+            {"epoch": 2, "session": "another"},
+            {"epoch": 2},
+            {"session": "another"},  # the same number again, after a fail-over
+        ],
+    )
+    def test_who_comes_second_changes_nothing(
+        self, registry: Registry, other: Registry, moved: dict[str, object]
+    ) -> None:
+        before = registry.create(receiving())
+        registry.enqueue(row(before, event_id="old"))
+        won = other.save(before, replace(before, **moved))  # type: ignore[arg-type]
+        with pytest.raises(Conflict):
+            registry.save(
+                before,
+                before.to(State.CANCELLED, reason="too late"),
+                enqueue=row(before, event_id="new"),
+                settle=row(before, event_id="old"),
+            )
+        assert registry.get(before.id) == won
+        queued = registry.due(before.id)
+        assert queued is not None
+        assert queued.event_id == "old"
+
+    def test_saving_what_is_gone(self, registry: Registry) -> None:
+        upload = receiving()
+        with pytest.raises(Conflict):
+            registry.save(upload, upload.to(State.PAUSED))
+
+    def test_save_never_takes_bytes_back(self, registry: Registry, other: Registry) -> None:
+        before = registry.create(receiving())
+        other.add_extent(before.id, "token", 0, 100)
+        saved = registry.save(before, before.to(State.PAUSED))
+        assert saved.extents == Extents().add(0, 100)
+        assert saved.active_at > before.active_at
+
+    def test_save_and_outbox_are_one_step(self, registry: Registry) -> None:
+        before = registry.create(receiving())
+        first = row(before, event_id="first")
+        saved = registry.save(before, before.to(State.PAUSED), enqueue=first)
+        assert registry.due(before.id) == first
+        second = row(before, event_id="second")
+        registry.save(saved, saved.to(State.RECEIVING), enqueue=second, settle=first)
+        assert registry.due(before.id) == second
+
+    def test_only_one_of_many_wins(self, registry: Registry, other: Registry) -> None:
+        before = registry.create(receiving(state=State.HANDING_OVER))
+        won: list[int] = []
+
+        def finish(number: int) -> None:
+            try:
+                (registry, other)[number % 2].save(before, before.to(State.FINISHED, reason=str(number)))
+            except Conflict:
+                return
+            won.append(number)
+
+        run_at_once(finish, 10)
+        found = registry.get(before.id)
+        assert found is not None
+        assert [found.reason] == [str(number) for number in won]
+
+    # -- bytes --------------------------------------------------------------------------------------------------
+
+    def test_extents_are_merged(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        registry.add_extent(upload.id, "token", 100, 200)
+        other.add_extent(upload.id, "token", 0, 50)
+        found = registry.add_extent(upload.id, "token", 40, 100)
+        assert found.extents.ranges == ((0, 200),)
+        assert other.get(upload.id) == found
+
+    def test_lanes_do_not_lose_each_others_bytes(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+
+        def add(number: int) -> None:
+            for start in range(number * 10, 1000, 40):
+                (registry, other)[number % 2].add_extent(upload.id, "token", start, start + 10)
+
+        run_at_once(add, 4)
+        found = registry.get(upload.id)
+        assert found is not None
+        assert found.is_complete
+
+    def test_an_arrival_is_a_sign_of_life(self, registry: Registry) -> None:
+        upload = registry.create(receiving(active_at=NOW))
+        assert abs(registry.add_extent(upload.id, "token", 0, 1).active_at - time.time()) < 60
+
+    def test_who_was_replaced_adds_nothing(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        other.save(upload, upload.to(State.RECEIVING, epoch=2, session="another"))
+        with pytest.raises(Conflict):
+            registry.add_extent(upload.id, "token", 0, 10)
+        found = registry.get(upload.id)
+        assert found is not None
+        assert found.extents == Extents()
+
+    @pytest.mark.parametrize("state", sorted(set(State) - OPEN_STATES))
+    def test_what_takes_no_more_bytes(self, registry: Registry, state: State) -> None:
+        upload = registry.create(receiving(state=state))
+        with pytest.raises(Conflict):
+            registry.add_extent(upload.id, "token", 0, 10)
+
+    def test_bytes_of_what_is_gone(self, registry: Registry) -> None:
+        with pytest.raises(Conflict):
+            registry.add_extent(Upload().id, "token", 0, 10)
+
+    # -- looking for uploads ------------------------------------------------------------------------------------
+
+    def test_find(self, registry: Registry) -> None:
+        old = registry.create(receiving(id=Upload().id, active_at=NOW))
+        new = registry.create(receiving(id=Upload().id, active_at=NOW + 10))
+        foreign = registry.create(receiving(id=Upload().id, active_at=NOW - 10, app="other"))
+        registry.create(receiving(id=Upload().id, state=State.FINISHED, active_at=NOW))
+        assert registry.find({State.RECEIVING}) == [foreign, old, new]
+        assert registry.find({State.RECEIVING}, app="app") == [old, new]
+        assert registry.find({State.RECEIVING}, idle_since=NOW) == [foreign, old]
+        assert registry.find({State.RECEIVING}, limit=1) == [foreign]
+        assert len(registry.find(set(State))) == 4
+        assert registry.find({State.PAUSED}) == []
+
+    def test_find_complete(self, registry: Registry) -> None:
+        def known(length: int | None, *pieces: tuple[int, int], **changes: object) -> str:
+            upload = receiving(id=Upload().id, length=length, **changes)
+            for start, end in pieces:
+                upload = replace(upload, extents=upload.extents.add(start, end))
+            return registry.create(upload).id
+
+        complete = {
+            known(10, (0, 10)),
+            known(0),
+            known(10, (0, 10), state=State.PAUSED),
+            known(2**53 + 1, (0, 2**53 + 1)),
+        }
+        known(10, (0, 9))
+        known(10, (1, 10))
+        known(None)
+        known(None, (0, 10))
+        known(10, (0, 10), state=State.COMPLETING)
+        known(10, (0, 10), protocol="ietf")  # there the client says when it is complete
+        assert {upload.id for upload in registry.find_complete()} == complete
+
+    def test_forget(self, registry: Registry) -> None:
+        upload, other = (registry.create(receiving(id=Upload().id)) for _ in range(2))
+        for one in (upload, other):
+            registry.enqueue(row(one, event_id=one.id))
+            registry.keep_digest(one.id, 5, b"state")
+        registry.forget(upload.id)
+        registry.forget(upload.id)
+        assert registry.get(upload.id) is None
+        assert registry.due(upload.id) is None
+        assert registry.digest(upload.id) is None
+        assert registry.get(other.id) == other
+        assert registry.due(other.id) is not None
+        assert registry.digest(other.id) == (5, b"state")
+
+    # -- outbox -------------------------------------------------------------------------------------------------
+
+    def test_lease(self, registry: Registry) -> None:
+        upload = registry.create(receiving())
+        registry.enqueue(row(upload, event_id="later", due_at=NOW + 5))
+        registry.enqueue(row(upload, event_id="first", due_at=NOW))
+        assert registry.lease("app", ("callable",), NOW - 1) is None
+        leased = [registry.lease("app", ("callable", "url"), NOW + 5) for _ in range(3)]
+        assert [one and one.event_id for one in leased] == ["first", "later", None]
+        held = registry.due(upload.id)
+        assert held is not None
+        assert held.holder == registry.holder
+
+    def test_only_who_has_the_handler_leases(self, registry: Registry) -> None:
+        registry.enqueue(row(receiving(), handler="path"))
+        assert registry.lease("app", ("callable", "url"), NOW) is None
+        assert registry.lease("other", ("path",), NOW) is None
+        assert registry.lease("app", (), NOW) is None
+        assert registry.lease("app", ("path",), NOW) is not None
+
+    def test_a_row_has_one_holder(self, registry: Registry, other: Registry) -> None:
+        for number in range(20):
+            registry.enqueue(row(receiving(), event_id=str(number)))
+        leased: list[str] = []
+
+        def lease(number: int) -> None:
+            while delivery := (registry, other)[number % 2].lease("app", ("callable",), NOW):
+                leased.append(delivery.event_id)
+
+        run_at_once(lease, 4)
+        assert sorted(leased, key=int) == [str(number) for number in range(20)]
+
+    def test_the_rows_of_a_process_that_ended_go_back(self, registry: Registry, opened: Callable[[], Registry]) -> None:
+        other = opened()
+        registry.enqueue(row(receiving()))
+        assert other.lease("app", ("callable",), NOW) is not None
+        assert registry.lease("app", ("callable",), NOW) is None
+        other.close()
+        assert registry.lease("app", ("callable",), NOW) is not None
+
+    def test_postpone(self, registry: Registry, other: Registry) -> None:
+        upload = receiving()
+        registry.enqueue(row(upload))
+        leased = registry.lease("app", ("callable",), NOW)
+        assert leased is not None
+        registry.postpone(replace(leased, attempt=1, due_at=NOW + 60, error="not at home"))
+        assert registry.due(upload.id) == row(upload, attempt=1, due_at=NOW + 60, error="not at home")
+        assert other.lease("app", ("callable",), NOW + 59) is None
+        assert other.lease("app", ("callable",), NOW + 60) is not None
+
+    def test_postponing_what_is_settled_brings_nothing_back(self, registry: Registry) -> None:
+        upload = registry.create(receiving())
+        registry.enqueue(row(upload))
+        leased = registry.lease("app", ("callable",), NOW)
+        assert leased is not None
+        registry.save(upload, upload, settle=leased)
+        registry.postpone(replace(leased, due_at=NOW))
+        assert registry.due(upload.id) is None
+
+    def test_enqueue_replaces(self, registry: Registry) -> None:
+        upload = receiving()
+        registry.enqueue(row(upload, attempt=9, due_at=NOW + 1000))
+        registry.enqueue(row(upload))
+        assert registry.due(upload.id) == row(upload)
+
+    def test_next_due(self, registry: Registry) -> None:
+        assert registry.next_due("app", ("callable",)) is None
+        registry.enqueue(row(receiving(), event_id="1", due_at=NOW + 9))
+        registry.enqueue(row(receiving(), event_id="2", due_at=NOW + 7))
+        registry.enqueue(row(receiving(), event_id="3", due_at=NOW + 5, handler="url"))
+        assert registry.next_due("app", ("callable",)) == NOW + 7
+        assert registry.next_due("app", ("callable", "url")) == NOW + 5
+        assert registry.next_due("other", ("callable",)) is None
+
+    # -- digests ------------------------------------------------------------------------------------------------
+
+    def test_digest(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        assert registry.digest(upload.id) is None
+        registry.keep_digest(upload.id, 64, bytes(range(112)))
+        registry.keep_digest(upload.id, 128, bytes(range(1, 113)))
+        assert other.digest(upload.id) == (128, bytes(range(1, 113)))
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("by", ["same", "other"])
+    def test_a_change_is_heard(self, registry: Registry, other: Registry, by: str) -> None:
+        upload = registry.create(receiving())
+        strange = registry.create(receiving(id=Upload().id))
+        heard, wrong = threading.Event(), threading.Event()
+        unsubscribe = registry.subscribe(upload.id, heard.set)
+        registry.subscribe(strange.id, wrong.set)
+        saved = (registry if by == "same" else other).save(upload, upload.to(State.PAUSED))
+        assert heard.wait(10)
+        unsubscribe()
+        unsubscribe()
+        heard.clear()
+        other.save(saved, saved.to(State.RECEIVING))
+        assert not heard.wait(0.3)
+        assert not wrong.is_set()
+
+    def test_wait_gives_what_is_there_already(self, registry: Registry) -> None:
+        upload = registry.create(receiving())
+        assert registry.wait(upload.id, lambda found: found is not None, 10) == upload
+        assert registry.wait(Upload().id, lambda found: found is None, 10) is None
+
+    def test_wait_ends(self, registry: Registry) -> None:
+        upload = registry.create(receiving())
+        began = time.monotonic()
+        assert registry.wait(upload.id, lambda found: False, 0.05) == upload
+        assert time.monotonic() - began < 5
+        assert registry.wait(upload.id, lambda found: False, 0) == upload
+
+    def test_wait_for_another_process(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        found: list[Upload | None] = []
+
+        def wait() -> None:
+            found.append(registry.wait(upload.id, lambda one: one is not None and one.state is State.PAUSED, 20))
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        saved = other.save(upload, upload.to(State.PAUSED))
+        thread.join(10)
+        assert found == [saved]
+
+    # -- holders ------------------------------------------------------------------------------------------------
+
+    def test_holders(self, registry: Registry, opened: Callable[[], Registry]) -> None:
+        other = opened()
+        name = other.holder
+        assert name != registry.holder
+        assert registry.is_alive(registry.holder)
+        assert registry.is_alive(name)
+        other.close()
+        assert not registry.is_alive(name)
+        assert not registry.is_alive("4711-nobody")
+
+    def test_a_duty_for_one(self, registry: Registry, other: Registry) -> None:
+        with registry.alone("sweep") as first:
+            with other.alone("sweep") as second, other.alone("dust") as another:
+                assert (first, second, another) == (True, False, True)
+            with registry.alone("sweep") as again:
+                assert not again
+        with other.alone("sweep") as now:
+            assert now
+
+    def test_maintenance_loses_nothing(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        registry.add_extent(upload.id, "token", 0, 10)
+        registry.maintain()
+        other.maintain()
+        found = other.get(upload.id)
+        assert found is not None
+        assert found.received == 10
+
+
+def run_at_once(work: Callable[[int], None], count: int) -> None:
+    """``work(0)`` … in as many threads, beginning together."""
+    gate = threading.Barrier(count)
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        gate.wait()
+        try:
+            work(number)
+        except BaseException as error:  # noqa: BLE001 (the test fails with it)
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+class TestSQLite(RegistryContract):
+    @pytest.fixture
+    def opened(self, tmp_path: Path) -> Iterator[Callable[[], Registry]]:
+        made: list[SQLiteRegistry] = []
+        closed: set[int] = set()
+
+        class Closing(SQLiteRegistry):
+            def close(self) -> None:
+                if id(self) not in closed:
+                    closed.add(id(self))
+                    super().close()
+
+        def open_one() -> Registry:
+            made.append(Closing(tmp_path / "registry.sqlite3"))
+            return made[-1]
+
+        yield open_one
+        for registry in made:
+            registry.close()

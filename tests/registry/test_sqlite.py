@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from incoming_wsgi.errors import NoSpace, Unavailable
+from incoming_wsgi.registry import Delivery, from_url
+from incoming_wsgi.registry.sqlite import SCHEMA_VERSION, SQLiteRegistry
+from incoming_wsgi.upload import State, Upload
+
+from ..helpers import Child, eventually
+
+ADD = """
+import sys
+from incoming_wsgi.registry.sqlite import SQLiteRegistry
+path, upload_id, first, step, end = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+registry = SQLiteRegistry(path)
+print("ready", flush=True)
+sys.stdin.readline()
+for start in range(first, end, step):
+    registry.add_extent(upload_id, "token", start, start + 1)
+    print(start, flush=True)
+registry.close()
+"""
+
+HOLD = """
+import sys, time
+from incoming_wsgi.registry.sqlite import SQLiteRegistry
+registry = SQLiteRegistry(sys.argv[1])
+print(registry.holder, flush=True)
+delivery = registry.lease("app", ("callable",), time.time())
+print(delivery.event_id, flush=True)
+with registry.alone("sweep") as alone:
+    print(alone, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a folder, to be made" / "registry.sqlite3"
+
+
+@pytest.fixture
+def registry(path: Path) -> Iterator[SQLiteRegistry]:
+    registry = SQLiteRegistry(path)
+    yield registry
+    registry.close()
+
+
+def receiving(length: int) -> Upload:
+    return Upload(app="app", state=State.RECEIVING, session="token", length=length)
+
+
+def test_two_processes_add_to_one_upload(registry: SQLiteRegistry, path: Path) -> None:
+    upload = registry.create(receiving(600))
+    with (
+        Child(ADD, [path, upload.id, "0", "3", "600"]) as first,
+        Child(ADD, [path, upload.id, "1", "3", "600"]) as second,
+    ):
+        for child in (first, second):
+            assert child.line() == "ready"
+        for child in (first, second):
+            child.say("go")
+        for start in range(2, 600, 3):
+            registry.add_extent(upload.id, "token", start, start + 1)
+            if start % 100 == 2:
+                registry.maintain()  # checkpoints between the commits of others
+        assert [first.wait(), second.wait()] == [0, 0]
+    found = registry.get(upload.id)
+    assert found is not None
+    assert found.extents.ranges == ((0, 600),)
+
+
+def test_what_a_killed_process_was_told_is_there(registry: SQLiteRegistry, path: Path) -> None:
+    upload = registry.create(receiving(10**6))
+    with Child(ADD, [path, upload.id, "0", "2", str(10**6)]) as child:
+        assert child.line() == "ready"
+        child.say("go")
+        told = [int(child.line()) for _ in range(50)]
+        child.kill()
+    found = registry.get(upload.id)
+    assert found is not None
+    assert all(found.extents.contains(start, start + 1) for start in told)
+    assert registry.add_extent(upload.id, "token", 1, 2).offset >= 3
+
+
+def test_everything_that_a_killed_process_held_is_free(registry: SQLiteRegistry, path: Path) -> None:
+    registry.enqueue(Delivery("event", Upload().id, "app", "finished", "callable"))
+    with Child(HOLD, [path]) as child:
+        holder = child.line()
+        assert child.line() == "event"
+        assert child.line() == "True"
+        assert registry.is_alive(holder)
+        assert registry.lease("app", ("callable",), 1.0) is None
+        with registry.alone("sweep") as alone:
+            assert not alone
+        child.kill()
+    assert not registry.is_alive(holder)
+    assert registry.lease("app", ("callable",), 1.0) is not None
+    with registry.alone("sweep") as alone:
+        assert alone
+
+
+def test_the_traces_of_dead_processes_are_cleared_away(registry: SQLiteRegistry, path: Path) -> None:
+    registry.enqueue(Delivery("event", Upload().id, "app", "finished", "callable"))
+    with Child(HOLD, [path]) as child:
+        holder = child.line()
+        child.kill()
+    folder = path.with_name(path.name + ".holders")
+    assert holder in os.listdir(folder)
+    registry.maintain()
+    assert os.listdir(folder) == [registry.holder]
+
+
+def test_processes_that_start_together_make_one_schema(path: Path) -> None:
+    code = """
+import sys
+from incoming_wsgi.registry.sqlite import SQLiteRegistry
+print("ready", flush=True)
+sys.stdin.readline()
+registry = SQLiteRegistry(sys.argv[1])
+registry.close()
+"""
+    children = [Child(code, [path]) for _ in range(4)]
+    try:
+        for child in children:
+            assert child.line() == "ready"
+        for child in children:
+            child.say("go")
+        assert [child.wait() for child in children] == [0, 0, 0, 0]
+    finally:
+        for child in children:
+            child.__exit__()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    SQLiteRegistry(path).close()
+    db = sqlite3.connect(path)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    db.close()
+    before = open_files()
+    with pytest.raises(RuntimeError, match=f"newer.*schema {SCHEMA_VERSION + 1}"):
+        SQLiteRegistry(path)
+    assert open_files() == before
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION + 1,)
+    db.close()
+
+
+def test_close_lets_go_of_everything(path: Path) -> None:
+    before = open_files()
+    registry = SQLiteRegistry(path)
+    registry.create(Upload())
+    registry.close()
+    assert open_files() == before
+    assert os.listdir(path.with_name(path.name + ".holders")) == []
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def test_the_log_does_not_grow_for_ever(registry: SQLiteRegistry, path: Path) -> None:
+    log = Path(f"{path}-wal")
+    for _ in range(50):
+        registry.create(Upload())
+    assert log.stat().st_size > 0
+    registry.maintain()
+    assert log.stat().st_size == 0
+    assert len(registry.find({State.WAITING})) == 50
+
+
+def test_what_failed_leaves_nothing(registry: SQLiteRegistry) -> None:
+    upload = registry.create(receiving(5))
+    twice = Delivery("event", upload.id, "app", "finished", "callable")
+    registry.enqueue(twice)
+    with pytest.raises(sqlite3.IntegrityError):
+        registry.save(upload, upload.to(State.PAUSED), enqueue=twice)
+    found = registry.get(upload.id)
+    assert found is not None
+    assert found.state is State.RECEIVING
+    assert registry.save(upload, upload.to(State.PAUSED)).state is State.PAUSED
+
+
+def test_a_full_disk_passes(registry: SQLiteRegistry) -> None:
+    upload = registry.create(receiving(5))
+    (pages,) = registry._writer.execute("PRAGMA page_count").fetchone()
+    registry._writer.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(NoSpace):
+        registry.save(upload, upload.to(State.PAUSED, reason="x" * 10**6))
+    registry._writer.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    assert registry.save(upload, upload.to(State.PAUSED, reason="x" * 10**6)).state is State.PAUSED
+
+
+def test_trouble_with_the_database_is_passing(registry: SQLiteRegistry, path: Path) -> None:
+    upload = registry.create(receiving(5))
+    stranger = sqlite3.connect(path, isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
+    registry._writer.execute("PRAGMA busy_timeout = 10")
+    try:
+        with pytest.raises(Unavailable):
+            registry.add_extent(upload.id, "token", 0, 5)
+        stranger.execute("ROLLBACK")
+        assert registry.add_extent(upload.id, "token", 0, 5).is_complete
+    finally:
+        stranger.close()
+
+
+def test_a_change_by_another_process_is_heard_without_asking_all_the_time(registry: SQLiteRegistry, path: Path) -> None:
+    upload = registry.create(receiving(5))
+    heard: list[int] = []
+    registry.subscribe(upload.id, lambda: heard.append(1))
+    code = """
+import sys
+from incoming_wsgi.registry.sqlite import SQLiteRegistry
+from incoming_wsgi.upload import State
+registry = SQLiteRegistry(sys.argv[1])
+upload = registry.get(sys.argv[2])
+registry.save(upload, upload.to(State.PAUSED))
+registry.close()
+"""
+    with Child(code, [path, upload.id]) as child:
+        assert child.wait() == 0
+    eventually(lambda: heard)
+
+
+def test_from_url(path: Path) -> None:
+    registry = from_url(f"sqlite://{path}")
+    assert isinstance(registry, SQLiteRegistry)
+    registry.close()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("url", ["", "/srv/registry.sqlite3", "mysql://localhost/x", "SQLITE3:///x"])
+def test_from_a_url_that_means_nothing(url: str) -> None:
+    with pytest.raises(ValueError, match="known are sqlite://"):
+        from_url(url)
