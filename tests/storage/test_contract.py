@@ -1,0 +1,211 @@
+"""What every storage keeps to. A storage of one's own passes these tests in a subclass of the contract::
+
+class TestMine(StorageContract):
+    @pytest.fixture
+    def opened(self, tmp_path): ...
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from incoming_wsgi.errors import Damaged
+from incoming_wsgi.extents import Extents
+from incoming_wsgi.storage import Data, Storage
+from incoming_wsgi.storage.files import FileStorage
+from incoming_wsgi.upload import Upload
+
+
+def upload_of(length: int) -> Upload:
+    return Upload(length=length, extents=Extents().add(0, length))
+
+
+def stored(storage: Storage, upload: Upload) -> bytes:
+    with storage.read(upload) as file:
+        pieces = []
+        while piece := file.read(1024 * 1024):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+def write(storage: Storage, upload: Upload, position: int, data: Data) -> None:
+    writer = storage.open(upload)
+    try:
+        with writer.exclusive():
+            writer.write(position, data)
+    finally:
+        writer.close()
+
+
+class StorageContract(ABC):
+    """Give ``opened``: opens a storage, each time the same one, as another process would."""
+
+    @pytest.fixture
+    @abstractmethod
+    def opened(self, tmp_path: Path) -> Callable[[], Storage]: ...
+
+    @pytest.fixture
+    def storage(self, opened: Callable[[], Storage]) -> Storage:
+        return opened()
+
+    @pytest.fixture
+    def other(self, storage: Storage, opened: Callable[[], Storage]) -> Storage:
+        return opened()
+
+    def test_bytes_lie_where_they_were_put(self, storage: Storage, other: Storage) -> None:
+        """In any order, by any process, from any kind of buffer."""
+        upload, data = upload_of(300), random.Random(1).randbytes(300)
+        write(storage, upload, 200, bytearray(data[200:]))
+        write(other, upload, 0, memoryview(data)[:100])
+        write(storage, upload, 100, data[100:200])
+        assert stored(other, upload) == data
+        storage.complete(upload)
+        assert stored(other, upload) == data
+
+    def test_several_writers(self, storage: Storage, other: Storage) -> None:
+        upload = upload_of(40 * 1000)
+        data = random.Random(2).randbytes(40 * 1000)
+
+        def lane(one: Storage, first: int) -> None:
+            writer = one.open(upload)
+            for start in range(first, len(data), 4000):
+                with writer.exclusive():
+                    writer.write(start, data[start : start + 1000])
+            writer.close()
+
+        lanes = [threading.Thread(target=lane, args=((storage, other)[n % 2], 1000 * n)) for n in range(4)]
+        for thread in lanes:
+            thread.start()
+        for thread in lanes:
+            thread.join()
+        assert stored(storage, upload) == data
+
+    def test_exclusive(self, storage: Storage, other: Storage) -> None:
+        upload = upload_of(1)
+        first, second = storage.open(upload), other.open(upload)
+        entered = threading.Event()
+
+        def enter() -> None:
+            with second.exclusive():
+                entered.set()
+
+        thread = threading.Thread(target=enter, daemon=True)
+        with first.exclusive():
+            thread.start()
+            assert not entered.wait(0.05)
+        assert entered.wait(5)
+        thread.join()
+        with pytest.raises(KeyError), first.exclusive():
+            raise KeyError
+        with second.exclusive():
+            pass
+        first.close()
+        second.close()
+
+    def test_opening_again_keeps_what_is_there(self, storage: Storage) -> None:
+        upload = upload_of(4)
+        write(storage, upload, 0, b"safe")
+        storage.open(upload).close()
+        assert stored(storage, upload) == b"safe"
+
+    def test_closing_twice(self, storage: Storage) -> None:
+        writer = storage.open(upload_of(1))
+        writer.close()
+        writer.close()
+
+    def test_uploads_are_kept_apart(self, storage: Storage) -> None:
+        one, two = upload_of(3), upload_of(3)
+        write(storage, one, 0, b"one")
+        write(storage, two, 0, b"two")
+        storage.remove(one)
+        assert stored(storage, two) == b"two"
+        with pytest.raises(FileNotFoundError):
+            storage.read(one)
+
+    def test_reading_what_is_not_there(self, storage: Storage) -> None:
+        with pytest.raises(FileNotFoundError):
+            storage.read(upload_of(1))
+
+    def test_complete(self, storage: Storage, other: Storage) -> None:
+        upload = upload_of(5)
+        write(storage, upload, 0, b"12345")
+        assert storage.locate(upload) is None
+        place = storage.complete(upload)
+        assert storage.locate(upload) == place
+        assert other.complete(upload) == place  # again, by another process
+        assert other.locate(upload) == place
+        assert stored(other, upload) == b"12345"
+
+    def test_an_empty_file(self, storage: Storage) -> None:
+        upload = upload_of(0)
+        storage.open(upload).close()
+        place = storage.complete(upload)
+        assert storage.locate(upload) == place
+        assert stored(storage, upload) == b""
+
+    def test_what_goes_beyond_the_length_does_not_count(self, storage: Storage) -> None:
+        upload = upload_of(5)
+        write(storage, upload, 0, b"12345 and more that was never acknowledged")
+        storage.complete(upload)
+        assert stored(storage, upload) == b"12345"
+
+    def test_too_short(self, storage: Storage) -> None:
+        upload = upload_of(6)
+        write(storage, upload, 0, b"12345")
+        with pytest.raises(Damaged, match=r"6.*5"):
+            storage.complete(upload)
+        assert stored(storage, upload) == b"12345"  # kept for the operator
+        assert storage.locate(upload) is None
+
+    def test_gone(self, storage: Storage) -> None:
+        with pytest.raises(Damaged):
+            storage.complete(upload_of(5))
+
+    def test_a_length_that_nobody_knows(self, storage: Storage) -> None:
+        upload = replace(upload_of(5), length=None)
+        write(storage, upload, 0, b"12345")
+        with pytest.raises(Damaged):
+            storage.complete(upload)
+
+    def test_remove(self, storage: Storage, other: Storage) -> None:
+        arriving, complete = upload_of(1), upload_of(1)
+        for upload in (arriving, complete):
+            write(storage, upload, 0, b"x")
+        storage.complete(complete)
+        for upload in (arriving, complete):
+            other.remove(upload)
+            other.remove(upload)
+            assert storage.locate(upload) is None
+            with pytest.raises(FileNotFoundError):
+                storage.read(upload)
+
+    def test_removed_under_a_writer(self, storage: Storage, other: Storage) -> None:
+        """As when an upload is cancelled while bytes come in: nothing is left, and nothing breaks."""
+        upload = upload_of(2)
+        writer = storage.open(upload)
+        writer.write(0, b"1")
+        other.remove(upload)
+        writer.write(1, b"2")
+        writer.close()
+        with pytest.raises(FileNotFoundError):
+            storage.read(upload)
+
+    @pytest.mark.parametrize("name", ["../../etc/passwd", "", ".", "x/y", "\0"])
+    def test_only_tickets_become_places(self, storage: Storage, name: str) -> None:
+        upload = replace(upload_of(1), id=name)
+        for ask in (storage.open, storage.read, storage.complete, storage.locate, storage.remove):
+            with pytest.raises(ValueError, match="not the id"):
+                ask(upload)
+
+
+class TestFiles(StorageContract):
+    @pytest.fixture
+    def opened(self, tmp_path: Path) -> Callable[[], Storage]:
+        return lambda: FileStorage(tmp_path / "files")

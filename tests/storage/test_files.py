@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from incoming_wsgi.errors import IncomingError, NoSpace, Unavailable
+from incoming_wsgi.extents import Extents
+from incoming_wsgi.storage.files import FileStorage
+from incoming_wsgi.upload import Upload
+
+
+@pytest.fixture
+def upload() -> Upload:
+    return Upload(length=5, extents=Extents().add(0, 5))
+
+
+@pytest.fixture
+def loose_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def stored(storage: FileStorage, upload: Upload) -> Path:
+    """A complete file of five bytes."""
+    writer = storage.open(upload)
+    writer.write(0, b"12345")
+    writer.close()
+    return Path(storage.complete(upload))
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_whole_life(tmp_path: Path, upload: Upload) -> None:
+    storage = FileStorage(tmp_path / "deep" / "down")
+    place = stored(storage, upload)
+    assert place == tmp_path / "deep" / "down" / "complete" / upload.id
+    assert place.read_bytes() == b"12345"
+    assert not (tmp_path / "deep" / "down" / "arriving" / upload.id).exists()
+
+
+@pytest.mark.usefixtures("loose_umask")
+@pytest.mark.parametrize(("mode", "folder"), [(0o640, 0o750), (0o600, 0o700), (0o660, 0o770), (0o644, 0o755)])
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path, upload: Upload, mode: int, folder: int) -> None:
+    place = stored(FileStorage(tmp_path, mode=mode), upload)
+    assert mode_of(place) == mode
+    assert mode_of(place.parent) == folder
+    assert mode_of(tmp_path / "arriving") == folder
+
+
+def test_the_group(tmp_path: Path, upload: Upload) -> None:
+    mine = os.getgid()
+    for name in (str(mine), grp.getgrgid(mine).gr_name):
+        place = stored(FileStorage(tmp_path / name, group=name), upload)
+        assert place.stat().st_gid == mine
+        assert place.parent.stat().st_gid == mine
+    with pytest.raises(KeyError):
+        FileStorage(tmp_path, group="nobody-is-in-this-group")
+
+
+def test_a_group_that_is_not_ours(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = FileStorage(tmp_path, group=str(os.getgid()))
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(Unavailable):
+        storage.open(upload)
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_nothing_foreign_is_touched(tmp_path: Path, upload: Upload) -> None:
+    """Neither at the start nor in the whole life of an upload; the folder is the user's."""
+    strangers = [
+        tmp_path / "notes.txt",
+        tmp_path / "arriving" / "other.bin",
+        tmp_path / "complete" / Upload().id,
+        tmp_path / "arriving" / Upload().id,
+        tmp_path / "complete" / "folder" / "file",
+    ]
+    for path in strangers:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        path.chmod(0o604)
+    (tmp_path / "arriving").chmod(0o711)
+    storage = FileStorage(tmp_path)
+    stored(storage, upload)
+    storage.remove(upload)
+    assert [path.read_text() for path in strangers] == ["mine"] * len(strangers)
+    assert {mode_of(path) for path in strangers} == {0o604}
+    assert mode_of(tmp_path / "arriving") == 0o711
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(strangers)
+
+
+def test_no_room_passes(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = FileStorage(tmp_path)
+    writer = storage.open(upload)
+    for number, error in (
+        (errno.ENOSPC, NoSpace),
+        (errno.EDQUOT, NoSpace),
+        (errno.EFBIG, NoSpace),
+        (errno.EIO, Unavailable),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", failing(number))
+            with pytest.raises(error) as caught:
+                writer.write(0, b"12345")
+        assert caught.value.retryable
+        assert caught.value.retry_after is not None
+    writer.write(0, b"12345")
+    writer.close()
+    assert Path(storage.complete(upload)).read_bytes() == b"12345"
+
+
+def test_short_writes_go_on(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may take less than it is given."""
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, position: write(descriptor, data[:2], position))
+    assert stored(FileStorage(tmp_path), upload).read_bytes() == b"12345"
+
+
+@pytest.mark.parametrize(("call", "number"), [("fsync", errno.EIO), ("rename", errno.EACCES), ("rename", errno.ENOSPC)])
+def test_completing_can_be_tried_again(
+    tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    storage = FileStorage(tmp_path)
+    writer = storage.open(upload)
+    writer.write(0, b"12345")
+    writer.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing(number))
+        with pytest.raises(IncomingError) as caught:
+            storage.complete(upload)
+    assert caught.value.retryable
+    assert storage.locate(upload) is None
+    assert Path(storage.complete(upload)).read_bytes() == b"12345"
+
+
+def test_data_and_folders_reach_the_disk_in_this_order(
+    tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "data")
+        fsync(descriptor)
+
+    def noted_rename(source: Any, target: Any) -> None:
+        done.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    stored(FileStorage(tmp_path), upload)
+    assert done == ["data", "rename", "folder", "folder"]
+
+
+def test_the_folder_may_be_gone(tmp_path: Path, upload: Upload) -> None:
+    storage = FileStorage(tmp_path)
+    (tmp_path / "arriving").rmdir()
+    with pytest.raises(Unavailable):
+        storage.open(upload)
+
+
+def failing(number: int) -> Any:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
