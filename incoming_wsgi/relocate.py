@@ -52,14 +52,18 @@ def relocate(
 
 
 def stays_within(folder: str, path: str) -> bool:
-    """Whether ``path``, with all links resolved, is inside ``folder``."""
+    """Whether what is moved to ``path`` ends, with all links resolved, inside ``folder``."""
     inside, outside = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath([inside, outside]) == outside and inside != outside
+    return os.path.commonpath([inside, outside]) == outside and (inside != outside or _is_folder(path))
+
+
+def _is_folder(wanted: str) -> bool:
+    return wanted.endswith(os.sep) or os.path.isdir(wanted)
 
 
 def _targets(wanted: str, name: str) -> Iterator[str]:
     path = os.path.abspath(wanted)
-    if not (wanted.endswith(os.sep) or os.path.isdir(path)):
+    if not _is_folder(wanted):
         yield path
         return
     os.makedirs(path, exist_ok=True)
@@ -74,6 +78,8 @@ def _arrived(source: str, recorded: str) -> bool:
     if os.path.exists(source):
         if not (os.path.samefile(source, recorded) or filecmp.cmp(source, recorded, shallow=False)):
             return False
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_copy_of(source, recorded))
         os.unlink(source)
     return True
 
@@ -123,7 +129,7 @@ def _link_or_rename(copy: str, target: str) -> None:
 @contextlib.contextmanager
 def _copied_beside(source: str, target: str) -> Iterator[str]:
     """A synced copy in the target's folder, under a name of ours that a repeated attempt overwrites."""
-    copy = os.path.join(os.path.dirname(target), f".{os.path.basename(source)}.incoming")
+    copy = _copy_of(source, target)
     try:
         shutil.copy2(source, copy)
         _sync_file(copy)
@@ -131,6 +137,10 @@ def _copied_beside(source: str, target: str) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(copy)
+
+
+def _copy_of(source: str, target: str) -> str:
+    return os.path.join(os.path.dirname(target), f".{os.path.basename(source)}.incoming")
 
 
 def _sync_file(path: str) -> None:
