@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from . import __version__, operate
@@ -54,6 +55,8 @@ def run_operator(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = _settings_of(options)
+        if not Path(settings.storage).is_dir():
+            raise ValueError(f"there is no folder {settings.storage}")
         receiver = receiver_of(settings, tenants_of(settings, options.config))
     except (TypeError, ValueError, OSError) as error:
         parser.error(str(error))

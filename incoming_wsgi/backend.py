@@ -1,4 +1,4 @@
-"""The app's HTTP door: tickets, cancelling and finishing as back ends of Incoming!! 0.1 know it, and the file itself."""
+"""The app's HTTP door: tickets, cancelling, finishing as back ends of Incoming!! 0.1 know it, and the file itself."""
 
 from __future__ import annotations
 

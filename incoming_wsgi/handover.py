@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -101,7 +102,9 @@ class FinishedUpload:
         """The file, for reading."""
         return open(self.path, "rb")
 
-    def move_to(self, path: str, *, within: str | None = None, overwrite: bool = False) -> str:
+    def move_to(
+        self, path: str | os.PathLike[str], *, within: str | os.PathLike[str] | None = None, overwrite: bool = False
+    ) -> str:
         """Take the file away: renamed where possible, else copied, off the event loop.
 
         ``path`` is a folder (it exists, or ends in ``/``), where the file goes by its safe name or the next free
@@ -112,9 +115,9 @@ class FinishedUpload:
         :raises ValueError: the path leads out of ``within``.
         :raises FileExistsError: the path is taken, and ``overwrite`` is false.
         """
-        if within is not None and not stays_within(within, path):
-            raise ValueError(f"{path!r} is not inside {within!r}")
-        self.path = offload.run(self._move_to, path, overwrite)
+        if within is not None and not stays_within(os.fspath(within), os.fspath(path)):
+            raise ValueError(f"{path} is not inside {within}")
+        self.path = offload.run(self._move_to, os.fspath(path), overwrite)
         return self.path
 
     def _move_to(self, path: str, overwrite: bool) -> str:

@@ -73,12 +73,7 @@ class Incoming:
         path = environ.get("PATH_INFO", "")
         if path == self.settings.prefix or path.startswith(self.settings.prefix + "/"):
             return route(environ, start_response, self.settings.prefix, self._frontend, self._backend)
-        environ["incoming"] = self
-        token = _current_request.set(environ)
-        try:
-            return self._app(environ, start_response)
-        finally:
-            _current_request.reset(token)
+        return self._pass_through(environ, start_response)
 
     # -- for the app ----------------------------------------------------------------------------------------
 
@@ -149,10 +144,18 @@ class Incoming:
 
     # -- wiring ---------------------------------------------------------------------------------------------
 
+    def _pass_through(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["incoming"] = self
+        token = _current_request.set(environ)
+        try:
+            return self._app(environ, start_response)
+        finally:
+            _current_request.reset(token)
+
     def _make_receiver(self) -> Receiver:
         settings = self.settings
         handlers = {
-            "path": PathHandler(self._app),
+            "path": PathHandler(self._pass_through),
             "url": URLHandler(settings.handover_timeout),
         }
         if self._on_finish is not None or self._on_cancel is not None:

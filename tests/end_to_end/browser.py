@@ -88,7 +88,9 @@ class UploadPage:
     def wait_for(self, condition: str, timeout: float = 60) -> None:
         """Until a condition on ``uploader`` holds."""
         try:
-            self.tab.wait_for_function(f"() => {{ const uploader = window.uploader; return {condition}; }}", timeout=timeout * 1000)
+            self.tab.wait_for_function(
+                f"() => {{ const uploader = window.uploader; return {condition}; }}", timeout=timeout * 1000
+            )
         except Exception as error:
             raise AssertionError(f"{condition} did not come true: {self.describe()}") from error
 
@@ -108,7 +110,18 @@ class UploadPage:
         eventually(self._loads, 30, "the page loading")
 
     def describe(self) -> str:
-        names = "phase state_msg error_code error_msg cancel_msg bytes_acked bytes_total connected transport paused".split()
+        names = [
+            "phase",
+            "state_msg",
+            "error_code",
+            "error_msg",
+            "cancel_msg",
+            "bytes_acked",
+            "bytes_total",
+            "connected",
+            "transport",
+            "paused",
+        ]
         return str({name: self.get(name) for name in names}) + str(self.complaints)
 
     def _loads(self) -> bool:

@@ -19,6 +19,7 @@ from tests.support.relay import Relay
 from .browser import UploadPage, chromium
 
 StartServer = Callable[..., AppServer]
+RelayTo = Callable[..., Relay]
 
 
 @pytest.fixture
@@ -33,9 +34,13 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 
 
 @pytest.fixture
-def relay_to() -> Iterator[Callable[[AppServer], Relay]]:
+def relay_to() -> Iterator[RelayTo]:
     with ExitStack() as stack:
-        yield lambda server, rate=None: stack.enter_context(Relay(server.port, rate))
+
+        def relay(server: AppServer, rate: float | None = None) -> Relay:
+            return stack.enter_context(Relay(server.port, rate))
+
+        yield relay
 
 
 Connect = Callable[..., FrontEnd]
@@ -52,7 +57,7 @@ def connect() -> Iterator[Connect]:
 
     yield front_end
     for one in made:
-        one.socket.shutdown()
+        one.vanish()
 
 
 @pytest.fixture

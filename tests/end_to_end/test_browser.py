@@ -9,22 +9,22 @@ import pytest
 import requests
 
 from tests.support.processes import AppServer, eventually
-from tests.support.relay import Relay
 
-from .conftest import OpenPage, StartServer, assert_arrived_once, sha256
+from .conftest import OpenPage, RelayTo, StartServer, assert_arrived_once, sha256
 
 MIB = 1 << 20
 SIZE = 60 * MIB
 
 FileOf = Callable[[int], Path]
-RelayTo = Callable[..., Relay]
 
 transports = pytest.mark.parametrize("transport", ["http", "websocket"])
 
 
 @transports
 @pytest.mark.parametrize("size", [0, 1, 3 * MIB, SIZE + 1])
-def test_a_file_arrives(start_server: StartServer, open_page: OpenPage, file_of: FileOf, transport: str, size: int) -> None:
+def test_a_file_arrives(
+    start_server: StartServer, open_page: OpenPage, file_of: FileOf, transport: str, size: int
+) -> None:
     server = start_server()
     ticket = server.ticket()
     page = open_page(server.url)
@@ -197,6 +197,7 @@ def test_cancel_comes_too_late(start_server: StartServer, open_page: OpenPage, f
     page.wait_for("uploader.phase === 'processing'")
     assert not page.get("can_cancel")
     page.call("cancel('too late')")
+    eventually(lambda: _state(server, ticket) == "waiting_for_app")
     requests.post(f"{server.url}/finish/{ticket}", timeout=5).raise_for_status()
     page.wait_until_finished()
     assert [event["kind"] for event in server.events(ticket)] == ["finished"]

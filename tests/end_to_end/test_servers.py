@@ -1,8 +1,9 @@
-"""The same short story under every server: chunks, a WebSocket where there can be one, and hand-over in all three ways."""
+"""The same short story under every server: chunks, a WebSocket where there can be one, all ways to hand over."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -54,7 +55,7 @@ def _takes_chunks_out_of_order_and_twice(server: AppServer, chunk_client: Callab
     client = chunk_client(server.url, ticket, DATA)
     client.open()
     edges = [0, 7, 3_000_000, 8_000_001, 13_000_000, len(DATA)]
-    pieces = list(zip(edges, edges[1:], strict=False))
+    pieces = list(itertools.pairwise(edges))
     order = [pieces[3], pieces[1], pieces[4], pieces[1], (2_000_000, 9_000_000), pieces[2], pieces[0]]
     with concurrent.futures.ThreadPoolExecutor(4) as lanes:
         answers = list(lanes.map(lambda piece: client.put(*piece), order))
@@ -95,5 +96,5 @@ def _takes_a_websocket(server: AppServer, connect: Connect) -> None:
 
 
 def _refuses_a_websocket(server: AppServer, connect: Connect) -> None:
-    with pytest.raises(WebSocketBadStatusException, match="50[13]"):
+    with pytest.raises(WebSocketBadStatusException, match=r"50[13]"):
         connect(server.url, server.ticket(), DATA)

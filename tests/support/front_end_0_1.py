@@ -125,4 +125,4 @@ class FrontEnd:
 
     def vanish(self) -> None:
         """Drop the connection without a word."""
-        self.socket.sock.close()
+        self.socket.shutdown()

@@ -61,7 +61,9 @@ def page() -> str:
 def ticket() -> str:
     incoming: Incoming = request.environ["incoming"]
     target = request.query.get("target", "")
-    ticket_id: str = incoming.new_upload(signal_finish_url=target, backend_secret="s3cret", metadata=dict(request.forms))
+    ticket_id: str = incoming.new_upload(
+        signal_finish_url=target, backend_secret="s3cret", metadata=dict(request.forms)
+    )
     return ticket_id
 
 
