@@ -146,11 +146,16 @@ class Follower:
         if not self._guard.acquire(blocking=False):
             return
         try:
-            while self.behind(offset()) >= _BEHIND:
-                self._advance(min(offset(), self._position + _STEP))
-                self._remember()
+            # The file may go away under us: when the upload is cancelled, or completed by another process.
+            with contextlib.suppress(FileNotFoundError, EOFError):
+                self._catch_up(offset)
         finally:
             self._guard.release()
+
+    def _catch_up(self, offset: Callable[[], int]) -> None:
+        while self.behind(offset()) >= _BEHIND:
+            self._advance(min(offset(), self._position + _STEP))
+            self._remember()
 
     def finish(self, length: int) -> str:
         """Hash what is left, and give the digest of all ``length`` bytes in hexadecimal."""

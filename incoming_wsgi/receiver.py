@@ -53,7 +53,7 @@ _RECORD_SECONDS = 1.0
 #: Separate ranges that one upload may consist of. Honest clients have a handful of lanes.
 _MOST_EXTENTS = 1000
 
-_SWEEP_INTERVAL = 15.0  # seconds, for each process; only one of them works at a time
+_SWEEP_INTERVAL = 5.0  # seconds, for each process; only one of them works at a time
 _TOMBSTONE = 86400.0  # seconds for which a closed upload can still be asked for
 _CONFLICTS = 50  # times that a move is tried again because somebody else moved first
 
@@ -210,6 +210,8 @@ class Receiver:
             except Conflict:
                 continue
             log.info("upload %s opened (%s), %d of %d bytes", shortened(saved.id), protocol, saved.received, length)
+            if not saved.received:
+                self._storage(saved).create(saved)
             session = self._session(saved)
             self._digests.start(saved)
             return session
@@ -231,10 +233,13 @@ class Receiver:
         :raises Replaced: the token is not that of the last opening.
         """
         upload = self.status(upload_id)
-        if upload.state is State.RECEIVING:
-            refuse_writing(upload, token)
+        if upload.state is not State.RECEIVING:
+            return upload
+        refuse_writing(upload, token)
+        try:
             return self._move(upload, State.PAUSED, active_at=time.time())
-        return upload
+        except Conflict:
+            return self.status(upload_id)  # it moved on at this moment
 
     def complete(self, upload: Upload) -> Upload:
         """All bytes are here, says the protocol: put them onto the disk, hash them, hand them over; in the background.
@@ -324,7 +329,7 @@ class Receiver:
         return self.registry.find(set(State), app=app, limit=100_000)
 
     def _keep(self) -> None:
-        while not self._stopped.wait(_SWEEP_INTERVAL * random.uniform(0.8, 1.2)):
+        while not self._stopped.is_set():
             try:
                 with self.registry.alone("sweep") as alone:
                     if alone:
@@ -332,6 +337,7 @@ class Receiver:
                         self.registry.maintain()
             except Exception:
                 log.exception("the sweep failed; trying again")
+            self._stopped.wait(_SWEEP_INTERVAL * random.uniform(0.8, 1.2))
 
     def _expire(self, upload: Upload) -> None:
         if upload.app in self._apps and not upload.is_complete:
@@ -474,7 +480,23 @@ class Receiver:
         return self._apps[upload.app].storage
 
     def _session(self, upload: Upload) -> Session:
-        return Session(upload, self.registry, self._storage(upload).open(upload), self._digests)
+        """:raises IncomingError: the upload has ended meanwhile, or its bytes are gone."""
+        try:
+            writer = self._storage(upload).open(upload)
+        except FileNotFoundError:
+            refuse_writing(self.status(upload.id), upload.session)
+            self._move(upload, State.DAMAGED, reason="The stored bytes of this upload are gone.")
+            raise Damaged("The stored bytes of this upload are gone.") from None
+        self._remove_if_ended(upload, writer)
+        return Session(upload, self.registry, writer, self._digests)
+
+    def _remove_if_ended(self, upload: Upload, writer: Writer) -> None:
+        """A cancel that came between our opening and the making of the file has not seen the file."""
+        current = self.status(upload.id)
+        if current.state in (State.CANCELLED, State.EXPIRED):
+            writer.close()
+            self._storage(upload).remove(upload)
+            self._refuse_if_over(current)
 
     def _refuse_if_over(self, upload: Upload) -> None:
         error = _OVER.get(upload.state)
@@ -486,7 +508,8 @@ class Receiver:
             raise FileChanged(f"This upload began with a file of {upload.length} bytes, not {length}.")
         if upload.fingerprint and fingerprint and upload.fingerprint != fingerprint:
             raise FileChanged
-        limit = min(upload.max_length or length, self._apps[upload.app].max_length)
+        limits = (upload.max_length, self._apps[upload.app].max_length)
+        limit = min(limit for limit in limits if limit is not None)
         if length > limit:
             raise TooLarge(f"The file has {length} bytes; {limit} are allowed.")
 

@@ -39,8 +39,15 @@ class Writer(ABC):
 
 class Storage(ABC):
     @abstractmethod
+    def create(self, upload: Upload) -> None:
+        """Make the place for the bytes of an upload; if it is there, leave it as it is."""
+
+    @abstractmethod
     def open(self, upload: Upload) -> Writer:
-        """A writer for an upload whose bytes are still arriving; the place for them is made if there is none yet."""
+        """A writer for an upload whose bytes are still arriving.
+
+        :raises FileNotFoundError: there is no place for them: not made, complete by now, or removed.
+        """
 
     @abstractmethod
     def read(self, upload: Upload) -> BinaryIO:

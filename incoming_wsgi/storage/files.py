@@ -36,10 +36,27 @@ class FileStorage(Storage):
         self._arriving = self._make_folder("arriving")
         self._complete = self._make_folder("complete")
 
-    def open(self, upload: Upload) -> Writer:
+    def create(self, upload: Upload) -> None:
         path = self._arriving / _name(upload)
         try:
-            return FileWriter(self._create(path))
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode)
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise _translated(error) from error
+        try:
+            self._permit(descriptor)
+        except OSError as error:
+            path.unlink()
+            raise _translated(error) from error
+        finally:
+            os.close(descriptor)
+
+    def open(self, upload: Upload) -> Writer:
+        try:
+            return FileWriter(os.open(self._arriving / _name(upload), os.O_RDWR | os.O_CLOEXEC))
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise _translated(error) from error
 
@@ -71,18 +88,11 @@ class FileStorage(Storage):
             with suppress(FileNotFoundError):
                 (folder / _name(upload)).unlink()
 
-    def _create(self, path: Path) -> int:
-        with suppress(FileNotFoundError):
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode)
-        try:
-            os.fchmod(descriptor, self._mode)  # the umask may have taken bits away
-            if self._group is not None:
-                os.fchown(descriptor, -1, self._group)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
+    def _permit(self, descriptor: int) -> None:
+        """Set mode and group of a new file; the umask may have taken bits of the mode away."""
+        os.fchmod(descriptor, self._mode)
+        if self._group is not None:
+            os.fchown(descriptor, -1, self._group)
 
     def _make_folder(self, name: str) -> Path:
         folder = self._folder / name

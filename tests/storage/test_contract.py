@@ -36,6 +36,7 @@ def stored(storage: Storage, upload: Upload) -> bytes:
 
 
 def write(storage: Storage, upload: Upload, position: int, data: Data) -> None:
+    storage.create(upload)
     writer = storage.open(upload)
     try:
         with writer.exclusive():
@@ -74,6 +75,7 @@ class StorageContract(ABC):
         data = random.Random(2).randbytes(40 * 1000)
 
         def lane(one: Storage, first: int) -> None:
+            one.create(upload)
             writer = one.open(upload)
             for start in range(first, len(data), 4000):
                 with writer.exclusive():
@@ -89,6 +91,7 @@ class StorageContract(ABC):
 
     def test_exclusive(self, storage: Storage, other: Storage) -> None:
         upload = upload_of(1)
+        storage.create(upload)
         first, second = storage.open(upload), other.open(upload)
         entered = threading.Event()
 
@@ -112,11 +115,14 @@ class StorageContract(ABC):
     def test_opening_again_keeps_what_is_there(self, storage: Storage) -> None:
         upload = upload_of(4)
         write(storage, upload, 0, b"safe")
+        storage.create(upload)
         storage.open(upload).close()
         assert stored(storage, upload) == b"safe"
 
     def test_closing_twice(self, storage: Storage) -> None:
-        writer = storage.open(upload_of(1))
+        upload = upload_of(1)
+        storage.create(upload)
+        writer = storage.open(upload)
         writer.close()
         writer.close()
 
@@ -145,6 +151,7 @@ class StorageContract(ABC):
 
     def test_an_empty_file(self, storage: Storage) -> None:
         upload = upload_of(0)
+        storage.create(upload)
         storage.open(upload).close()
         place = storage.complete(upload)
         assert storage.locate(upload) == place
@@ -189,6 +196,7 @@ class StorageContract(ABC):
     def test_removed_under_a_writer(self, storage: Storage, other: Storage) -> None:
         """As when an upload is cancelled while bytes come in: nothing is left, and nothing breaks."""
         upload = upload_of(2)
+        storage.create(upload)
         writer = storage.open(upload)
         writer.write(0, b"1")
         other.remove(upload)

@@ -30,6 +30,7 @@ def loose_umask() -> Iterator[None]:
 
 def stored(storage: FileStorage, upload: Upload) -> Path:
     """A complete file of five bytes."""
+    storage.create(upload)
     writer = storage.open(upload)
     writer.write(0, b"12345")
     writer.close()
@@ -76,7 +77,8 @@ def test_a_group_that_is_not_ours(tmp_path: Path, upload: Upload, monkeypatch: p
 
     monkeypatch.setattr(os, "fchown", refuse)
     with pytest.raises(Unavailable):
-        storage.open(upload)
+        storage.create(upload)
+    assert not list((tmp_path / "arriving").iterdir()), "a file that the others may not read"
     if before:
         assert len(os.listdir("/proc/self/fd")) == before
 
@@ -106,6 +108,7 @@ def test_nothing_foreign_is_touched(tmp_path: Path, upload: Upload) -> None:
 
 def test_no_room_passes(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = FileStorage(tmp_path)
+    storage.create(upload)
     writer = storage.open(upload)
     for number, error in (
         (errno.ENOSPC, NoSpace),
@@ -136,6 +139,7 @@ def test_completing_can_be_tried_again(
     tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
     storage = FileStorage(tmp_path)
+    storage.create(upload)
     writer = storage.open(upload)
     writer.write(0, b"12345")
     writer.close()
@@ -172,7 +176,7 @@ def test_the_folder_may_be_gone(tmp_path: Path, upload: Upload) -> None:
     storage = FileStorage(tmp_path)
     (tmp_path / "arriving").rmdir()
     with pytest.raises(Unavailable):
-        storage.open(upload)
+        storage.create(upload)
 
 
 def failing(number: int) -> Any:
