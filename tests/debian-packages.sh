@@ -8,6 +8,9 @@ PATH="$PATH:/usr/sbin:/sbin"
 missing=()
 want() { command -v "$1" >/dev/null || missing+=("$2"); }
 want chromium chromium
+want firefox-esr firefox-esr
+want WebKitWebDriver webkit2gtk-driver
+want Xvfb xvfb
 want node nodejs
 want npm npm
 want nginx nginx-light
