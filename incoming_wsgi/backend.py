@@ -15,8 +15,8 @@ from webob.multidict import MultiDict
 
 from .errors import (
     BadRequest,
-    Forbidden,
     IncomingError,
+    LengthRequired,
     MethodNotAllowed,
     NotFound,
     NotReady,
@@ -27,7 +27,7 @@ from .errors import (
     WrongSecret,
 )
 from .receiver import Receiver
-from .servers import header_counts
+from .servers import header_counts, refuse_malformed
 from .targets import FinishHosts, checked_target
 from .upload import Upload
 
@@ -38,7 +38,7 @@ _BOOLEANS: Mapping[str, bool] = {
 }
 
 _LONGEST_FORM = 64 * 1024  # bytes
-_LONGEST_SECRET = 1024  # characters
+_LONGEST_SECRET = 1024  # bytes
 _PIECE = 256 * 1024  # bytes of a file sent at once
 _FORM_TYPES = ("application/x-www-form-urlencoded", "")
 
@@ -79,6 +79,7 @@ class Backend:
             "cancel_upload": self._cancel_upload,
             "finish_upload": self._finish_upload,
         }
+        refuse_malformed(request.environ)
         client = self._identify(request)
         if path in calls:
             _refuse_other_methods(request, "POST")
@@ -180,8 +181,8 @@ def _form(request: Request) -> MultiDict[str, str]:
     :raises BadRequest, TooLarge, UnsupportedMediaType: they are not as they should be.
     """
     length = header_counts(request.environ)
-    if length == -2:
-        raise BadRequest("Content-Length is malformed.")
+    if length < 0 and "Transfer-Encoding" in request.headers:
+        raise LengthRequired
     if length > _LONGEST_FORM:
         raise TooLarge("The form is too long.")
     if length > 0 and request.content_type not in _FORM_TYPES:
@@ -211,8 +212,8 @@ def _secret(values: MultiDict[str, str]) -> str:
 
 def checked_secret(secret: str) -> str:
     """:raises BadRequest: it is too long or has control characters."""
-    if len(secret) > _LONGEST_SECRET or not secret.isprintable():
-        raise BadRequest(f"backendSecret may have {_LONGEST_SECRET} printable characters at most.")
+    if not secret.isprintable() or len(secret.encode()) > _LONGEST_SECRET:
+        raise BadRequest(f"backendSecret may have {_LONGEST_SECRET} bytes of printable characters at most.")
     return secret
 
 
@@ -264,8 +265,6 @@ def _refusal(error: IncomingError) -> Response:
     response.status = error.status
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = 'Basic realm="incoming"'
-    if isinstance(error, Forbidden):
-        response.headers["X-Content-Type-Options"] = "nosniff"
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if "allow" in error.facts:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import offload, servers
 from .backend import Backend, Client
+from .errors import IncomingError
 from .frontend import Frontend
 from .handover import URLHandler
 from .middleware import (
@@ -22,6 +23,7 @@ from .middleware import (
     close_when_stopping,
     manners_of,
     patience_of,
+    refuse,
     registry_of,
     route,
     storage_of,
@@ -119,7 +121,10 @@ class Central:
         self._backend = Backend(self._engine.get, [self._client(tenant) for tenant in tenants])
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        self._engine.get()
+        try:
+            self._engine.get()
+        except IncomingError as error:
+            return refuse(error, environ, start_response)
         address = servers.listener(environ)
         internal = any(is_bound(bind, address) for bind in self._internal)
         frontend, backend = (None, self._backend) if internal else (self._frontend, None)

@@ -20,7 +20,6 @@ from .errors import (
     MethodNotAllowed,
     NotFound,
     NotImplementedHere,
-    TooLarge,
     Unavailable,
     UnknownUpload,
     UpgradeRequired,
@@ -37,7 +36,7 @@ from .protocols.websocket import (
     Window,
 )
 from .receiver import Receiver
-from .upload import Upload, shortened
+from .upload import Upload, is_ticket, shortened
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -94,6 +93,7 @@ class Frontend:
 
         :raises IncomingError: where no front end is concerned.
         """
+        servers.refuse_malformed(environ)
         if path == "upload_ws":
             return self._websocket(environ)
         request = Request(environ)
@@ -129,13 +129,16 @@ class Frontend:
     ) -> Response:
         door = self._door(request, None)
         try:
+            if not is_ticket(upload_id):
+                raise UnknownUpload
             if request.method not in ("GET", "HEAD"):
                 self._refuse_foreign_origin(request)
+                self._refuse_while_closing()
             door = self._door(request, self._body(request))
             response = respond(request, upload_id, self._receiver(), door)
         except IncomingError as error:
             response = chunks.refusal(error, self._known(upload_id), door)
-            log.info("refused %s %s: %d %s", request.method, shortened(upload_id), error.status, error.name)
+            log.info("refused %s %r: %d %s", request.method, shortened(upload_id), error.status, error.name)
         self._drain(door.body, response)
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -157,16 +160,14 @@ class Frontend:
         )
 
     def _body(self, request: Request) -> servers.RequestBody | None:
-        if request.headers.get("Transfer-Encoding", "").lower() not in ("", "chunked"):
-            raise NotImplementedHere("This transfer coding is not supported.")
         length = servers.header_counts(request.environ)
-        if length == -2:
-            raise BadRequest("Content-Length is malformed.")
-        if length >= 2**63:
-            raise TooLarge
         if length < 0 and (request.method == "PUT" or "Transfer-Encoding" in request.headers):
             return None
         return servers.RequestBody(request.environ, max(length, 0), self._manners.receive_timeout)
+
+    def _refuse_while_closing(self) -> None:
+        if self._closing:
+            raise Unavailable("The server restarts; come again.", retry_after=1)
 
     def _drain(self, body: chunks.Body | None, response: Response) -> None:
         if isinstance(body, servers.RequestBody) and not body.drain(_DRAIN_SECONDS):
@@ -175,7 +176,7 @@ class Frontend:
     def _known(self, upload_id: str) -> Upload | None:
         try:
             return self._receiver().status(upload_id)
-        except UnknownUpload:
+        except IncomingError:
             return None
 
     # -- Origin ---------------------------------------------------------------------------------------------

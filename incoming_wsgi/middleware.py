@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,8 @@ from .upload import Upload
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("incoming_wsgi")
 
 #: The request that the wrapped app is answering, so that a ticket can remember host and scheme.
 _current_request: ContextVar[WSGIEnvironment | None] = ContextVar("incoming_request", default=None)
@@ -69,9 +72,15 @@ class Incoming:
         self._backend = self._make_backend()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        self.start()
         path = environ.get("PATH_INFO", "")
-        if path == self.settings.prefix or path.startswith(self.settings.prefix + "/"):
+        is_ours = path == self.settings.prefix or path.startswith(self.settings.prefix + "/")
+        try:
+            self.start()
+        except IncomingError as error:
+            if is_ours:
+                return refuse(error, environ, start_response)
+            log.warning("uploads can't be taken: %s", error)  # the app itself goes on
+        if is_ours:
             return route(environ, start_response, self.settings.prefix, self._frontend, self._backend)
         return self._pass_through(environ, start_response)
 
@@ -230,7 +239,12 @@ def route(
             return Response(body=b"ready\n", content_type="text/plain")(environ, _nosniffing(start_response))
         raise NotFound
     except IncomingError as error:
-        return _refusal(error)(environ, _nosniffing(start_response))
+        return refuse(error, environ, start_response)
+
+
+def refuse(error: IncomingError, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """The answer where an error stands in the way of any other."""
+    return _refusal(error)(environ, _nosniffing(start_response))
 
 
 def _split(environ: WSGIEnvironment, prefix: str) -> tuple[str, str]:

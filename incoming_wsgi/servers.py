@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import threading
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import offload
-from .errors import TooSlow
+from .errors import BadRequest, NotImplementedHere, TooLarge, TooSlow
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -254,6 +255,7 @@ class RequestBody:
         :returns: whether all of it has come, so that the connection can be used again.
         """
         deadline = time.monotonic() + seconds
+        self._patience = min(self._patience, seconds / 2)  # who sends nothing more waits for our answer
         with contextlib.suppress(TooSlow, OSError):
             while time.monotonic() < deadline and self._piece():
                 pass
@@ -362,6 +364,47 @@ def stop_reading(descriptor: int) -> None:
 watchdog = Watchdog()
 
 
+# -- headers ----------------------------------------------------------------------------------------------------
+
+#: Headers that have one value without a comma: servers join those that come twice by one.
+_SINGLE = (
+    "Host",
+    "Origin",
+    "Content-Range",
+    "Incoming-Fingerprint",
+    "Incoming-Length",
+    "Incoming-Name",
+    "Incoming-Reason",
+    "Incoming-Session",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version",
+)
+_SINGLE_KEYS = {f"HTTP_{name.upper().replace('-', '_')}": name for name in _SINGLE}
+_CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
+
+
+def refuse_malformed(environ: Mapping[str, Any]) -> None:
+    """Refuse what could be read in two ways (RFC 9112, sections 5.2, 6.1 and 6.3), where the server did not.
+
+    :raises BadRequest, NotImplementedHere, TooLarge: the headers are not as they must be.
+    """
+    for key, value in environ.items():
+        if key.startswith("HTTP_") and (_CONTROL.search(key) or _CONTROL.search(str(value))):
+            raise BadRequest("A header is folded, or has control characters.")
+    for key, name in _SINGLE_KEYS.items():
+        if "," in environ.get(key, ""):
+            raise BadRequest(f"{name} takes one value, without a comma.")
+    coding, length = environ.get("HTTP_TRANSFER_ENCODING", ""), header_counts(environ)
+    if coding and length != -1:
+        raise BadRequest("Content-Length and Transfer-Encoding exclude each other.")
+    if coding.lower() not in ("", "chunked"):
+        raise NotImplementedHere("This transfer coding is not supported.")
+    if length == -2:
+        raise BadRequest("Content-Length is malformed.")
+    if length >= 2**63:
+        raise TooLarge
+
+
 def header_counts(environ: Mapping[str, Any]) -> int:
     """Bytes of the body by ``Content-Length``, -1 where there is none; a malformed one is -2.
 
@@ -370,4 +413,6 @@ def header_counts(environ: Mapping[str, Any]) -> int:
     text = str(environ.get("CONTENT_LENGTH") or "").strip()
     if not text:
         return -1
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 40 else -2
+    if not (text.isascii() and text.isdecimal()):
+        return -2
+    return int(text.lstrip("0")[:20] or "0")  # a longer number is too large all the same, cut or not

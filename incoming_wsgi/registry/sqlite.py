@@ -9,6 +9,7 @@ The file must be on a local disk.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import sqlite3
@@ -27,6 +28,8 @@ from ..locks import FileLock, try_flock
 from ..upload import OPEN_STATES, State, Upload
 from . import Delivery, Registry, Unsubscribe
 from .watch import Watch
+
+log = logging.getLogger("incoming_wsgi")
 
 #: Raised with every change of the tables; a file with a newer one is refused.
 SCHEMA_VERSION = 1
@@ -56,30 +59,42 @@ INSERT INTO counter VALUES (0);
 
 _UPLOAD_FIELDS = tuple(field.name for field in fields(Upload))
 _DELIVERY_FIELDS = tuple(field.name for field in fields(Delivery))
+#: Seconds that another program, such as a backup, may have the file locked.
+_FOREIGN_PATIENCE = 1.0
+
 _CACHE_BYTES = 2 * 1024 * 1024
 
 
 class SQLiteRegistry(Registry):
     """:param path: the database file; its folder is made if it is not there.
 
+    :raises Unavailable: the file can't be opened, now.
     :raises RuntimeError: the file was written by a newer version of this package.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
+        self._read_guard = threading.Lock()
+        try:
+            self._open()
+        except (sqlite3.OperationalError, OSError) as error:
+            log.warning("the registry %s can't be opened: %s", self._path, error)
+            raise Unavailable("The server can't open its records at the moment.", retry_after=5) from error
+        self._watch = Watch(self._changed_since)
+
+    def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock_file = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         self._write_lock = FileLock(self._lock_file)
-        self._read_guard = threading.Lock()
         try:
             with self._write_lock:
                 self._writer = self._connect()
                 self._prepare()
+                self._writer.execute("PRAGMA busy_timeout = 0")  # it would hold up the event loop: _begin() waits
         except BaseException:
             os.close(self._lock_file)
             raise
         self._reader = self._connect()
-        self._watch = Watch(self._changed_since)
         self._holder, self._holder_file = self._come_alive()
 
     # -- uploads ------------------------------------------------------------------------------------------------
@@ -302,7 +317,11 @@ class SQLiteRegistry(Registry):
         os.close(self._lock_file)
 
     def _checkpoint(self) -> None:
-        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._writer.execute(f"PRAGMA busy_timeout = {int(_FOREIGN_PATIENCE * 1000)}")
+        try:
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._writer.execute("PRAGMA busy_timeout = 0")
 
     def _clear_dead_holders(self) -> None:
         for path in self._holders.iterdir():
@@ -313,7 +332,7 @@ class SQLiteRegistry(Registry):
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._write_lock:
             try:
-                self._writer.execute("BEGIN IMMEDIATE")
+                self._begin()
                 yield self._writer
                 self._writer.execute("COMMIT")
             except BaseException as error:
@@ -322,6 +341,19 @@ class SQLiteRegistry(Registry):
                 if isinstance(error, sqlite3.OperationalError):
                     raise _translated(error) from error
                 raise
+
+    def _begin(self) -> None:
+        """Begin to write. Of ourselves nobody is in the way; a foreign program may be, for a moment."""
+        deadline = time.monotonic() + _FOREIGN_PATIENCE
+        while True:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5)

@@ -1,0 +1,80 @@
+"""Servers for the bad inputs, each started once, and an upload that every bad request happens in the middle of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support.processes import AppServer
+
+from .uploads import Upload
+
+#: Options under which limits are met without sending gigabytes.
+_LIMITS = {"INCOMING_CHUNK_SIZE": "65536", "INCOMING_MAX_LENGTH": "10000000"}
+
+StartServer = Callable[..., AppServer]
+Begin = Callable[..., Upload]
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Starts servers, each in a folder of its own, that are stopped at the end of the run."""
+    with ExitStack() as stack:
+
+        def start(kind: str = "gevent", **env: str) -> AppServer:
+            server = AppServer(kind, tmp_path_factory.mktemp(kind), {**_LIMITS, **env})
+            return stack.enter_context(server)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer) -> AppServer:
+    """The one that most bad requests go to."""
+    return start_server()
+
+
+@pytest.fixture(scope="session")
+def impatient_server(start_server: StartServer) -> AppServer:
+    """Hangs up on whoever says nothing for a second."""
+    return start_server(INCOMING_RECEIVE_TIMEOUT="1")
+
+
+@pytest.fixture(scope="session")
+def server_of(start_server: StartServer, server: AppServer) -> Callable[[str], AppServer]:
+    """Servers by kind, each started when it is first asked for."""
+    started = {"gevent": server}
+
+    def of(kind: str) -> AppServer:
+        if kind not in started:
+            started[kind] = start_server(kind)
+        return started[kind]
+
+    return of
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """Begins uploads. When the test is over, each of them is where it was, and can be completed."""
+    begun: list[Upload] = []
+
+    def begin(server: AppServer, **options: object) -> Upload:
+        begun.append(Upload(server, **options))  # type: ignore[arg-type]
+        return begun[-1]
+
+    try:
+        yield begin
+        for upload in begun:
+            upload.assert_unchanged()
+            upload.complete()
+    finally:
+        for upload in begun:
+            upload.close()
+
+
+@pytest.fixture
+def upload(server: AppServer, begin: Begin) -> Upload:
+    """One in the middle; nothing that the test sends may change it."""
+    return begin(server)
