@@ -54,6 +54,7 @@ _RECORD_SECONDS = 1.0
 _MOST_EXTENTS = 1000
 
 _SWEEP_INTERVAL = 5.0  # seconds, for each process; only one of them works at a time
+_GRACE = 5.0  # seconds that whoever brought the last byte has to complete the upload by itself
 _TOMBSTONE = 86400.0  # seconds for which a closed upload can still be asked for
 _CONFLICTS = 50  # times that a move is tried again because somebody else moved first
 
@@ -312,14 +313,16 @@ class Receiver:
         """
         now = time.time()
         for upload in self.registry.find_complete():
-            self.complete(upload)
+            if upload.app in self._apps and upload.active_at <= now - _GRACE:
+                self.complete(upload)
         for upload in self.registry.find({State.COMPLETING}):
             if upload.id not in self._completing and not self._is_being_completed(upload):
                 saved = self._save_quietly(upload, replace(upload, holder=self.registry.holder))
                 if saved is not None:
                     self._roll_forward_in_background(saved)
-        for upload in self.registry.find(OPEN_STATES, idle_since=now - self._patience.idle):
-            self._expire(upload)
+        idle_since = now - self._patience.idle
+        for upload in self.registry.find(OPEN_STATES, idle_since=idle_since):
+            self._expire(upload.id, idle_since)
         for upload in self.registry.find(CLOSED_STATES, idle_since=now - _TOMBSTONE):
             self._bury(upload)
         self._digests.prune()
@@ -339,14 +342,15 @@ class Receiver:
                 log.exception("the sweep failed; trying again")
             self._stopped.wait(_SWEEP_INTERVAL * random.uniform(0.8, 1.2))
 
-    def _expire(self, upload: Upload) -> None:
-        if upload.app in self._apps and not upload.is_complete:
-            with suppress(TooLate, Unavailable):  # it has come to life
+    def _expire(self, upload_id: str, idle_since: float) -> None:
+        with suppress(UnknownUpload, TooLate, Unavailable):  # another app's, or it has come to life
+            upload = self.status(upload_id)
+            if upload.active_at <= idle_since and not upload.is_complete:
                 self._give_up(upload, State.EXPIRED, "Nothing arrived for a long time.")
 
     def _bury(self, upload: Upload) -> None:
         if upload.app in self._apps and self.registry.due(upload.id) is None:
-            if upload.location and upload.remove_file_when_finished:
+            if upload.state is not State.FINISHED or upload.remove_file_when_finished:
                 self._storage(upload).remove(upload)
             self.registry.forget(upload.id)
 
@@ -429,7 +433,8 @@ class Receiver:
     def _wait_for_app(self, upload: Upload, delivery: Delivery) -> None:
         if upload.state is not State.HANDING_OVER:
             raise Conflict
-        due = replace(delivery, attempt=delivery.attempt + 1, due_at=time.time() + self._patience.wait)
+        now = time.time()  # the app is alive: it gets as much patience as in the beginning
+        due = replace(delivery, attempt=delivery.attempt + 1, due_at=now + self._patience.wait, created_at=now)
         self.registry.save(upload, upload.to(State.WAITING_FOR_APP), settle=delivery, enqueue=replace(due, holder=""))
 
     def _finish(self, upload: Upload, delivery: Delivery | None) -> Upload:
@@ -483,10 +488,11 @@ class Receiver:
         """:raises IncomingError: the upload has ended meanwhile, or its bytes are gone."""
         try:
             writer = self._storage(upload).open(upload)
-        except FileNotFoundError:
+        except (FileNotFoundError, Damaged) as error:
             refuse_writing(self.status(upload.id), upload.session)
-            self._move(upload, State.DAMAGED, reason="The stored bytes of this upload are gone.")
-            raise Damaged("The stored bytes of this upload are gone.") from None
+            reason = str(error) if isinstance(error, Damaged) else "The stored bytes of this upload are gone."
+            self._move(upload, State.DAMAGED, reason=reason)
+            raise Damaged(reason) from None
         self._remove_if_ended(upload, writer)
         return Session(upload, self.registry, writer, self._digests)
 

@@ -47,6 +47,7 @@ class Storage(ABC):
         """A writer for an upload whose bytes are still arriving.
 
         :raises FileNotFoundError: there is no place for them: not made, complete by now, or removed.
+        :raises Damaged: less is stored than has arrived; writing on would leave a hole of zeros.
         """
 
     @abstractmethod

@@ -54,11 +54,16 @@ class FileStorage(Storage):
 
     def open(self, upload: Upload) -> Writer:
         try:
-            return FileWriter(os.open(self._arriving / _name(upload), os.O_RDWR | os.O_CLOEXEC))
+            descriptor = os.open(self._arriving / _name(upload), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise _translated(error) from error
+        size, stored = os.fstat(descriptor).st_size, upload.extents.end
+        if size < stored:
+            os.close(descriptor)
+            raise Damaged(f"Bytes up to {stored} had arrived, {size} are stored.")
+        return FileWriter(descriptor)
 
     def read(self, upload: Upload) -> BinaryIO:
         try:

@@ -24,7 +24,8 @@ from incoming_wsgi.upload import Upload
 
 
 def upload_of(length: int) -> Upload:
-    return Upload(length=length, extents=Extents().add(0, length))
+    """None of its bytes are recorded yet."""
+    return Upload(length=length)
 
 
 def stored(storage: Storage, upload: Upload) -> bytes:
@@ -118,6 +119,15 @@ class StorageContract(ABC):
         storage.create(upload)
         storage.open(upload).close()
         assert stored(storage, upload) == b"safe"
+
+    @pytest.mark.parametrize("there", [b"", b"12", b"123"])
+    def test_less_is_there_than_has_arrived(self, storage: Storage, there: bytes) -> None:
+        upload = upload_of(10)
+        write(storage, upload, 0, there)
+        with pytest.raises(Damaged):
+            storage.open(replace(upload, extents=Extents().add(2, 4)))
+        storage.open(replace(upload, extents=Extents().add(0, len(there)))).close()
+        assert stored(storage, upload) == there
 
     def test_closing_twice(self, storage: Storage) -> None:
         upload = upload_of(1)

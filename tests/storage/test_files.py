@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from incoming_wsgi.errors import IncomingError, NoSpace, Unavailable
-from incoming_wsgi.extents import Extents
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import Upload
 
 
 @pytest.fixture
 def upload() -> Upload:
-    return Upload(length=5, extents=Extents().add(0, 5))
+    return Upload(length=5)
 
 
 @pytest.fixture
