@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit
 
 from webob import Request
 
@@ -179,6 +180,7 @@ class PathHandler(Handler):
 
     def deliver(self, notice: Notice) -> Outcome:
         request = Request.blank(notice.upload.target, base_url=notice.upload.base_url, method="POST", POST=form(notice))
+        request.host = urlsplit(notice.upload.base_url).netloc  # word for word, without the :80 that webob adds
         request.environ["incoming.handover"] = True
         status, headers, pieces = request.call_application(self._app)
         try:

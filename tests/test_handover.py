@@ -190,6 +190,12 @@ class WrappedApp:
         self.closed += 1
 
 
+def test_the_wrapped_app_hears_the_host_as_the_browser_said_it(upload: Upload) -> None:
+    app = WrappedApp()
+    PathHandler(app).deliver(notice_of(replace(upload, base_url="http://example.org")))
+    assert app.requests[0].environ["HTTP_HOST"] == "example.org"
+
+
 def test_the_wrapped_app_is_called_as_by_the_one_who_got_the_ticket(upload: Upload) -> None:
     app = WrappedApp()
     assert PathHandler(app).deliver(notice_of(upload, attempt=1)) == Outcome("done")
