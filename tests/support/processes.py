@@ -96,18 +96,27 @@ class Process:
 
 
 class AppServer:
-    """The recording app under a real server.
+    """An app, by default the recording one, under a real server.
 
     :param kind: a key of :data:`GUNICORN`, or one of :data:`OTHERS`.
     :param folder: where everything is kept; a server that is started again in it goes on.
+    :param env: for its processes; a ``SCRIPT_NAME`` is where gunicorn mounts the app.
+    :param app: the app, as gunicorn reads it.
     """
 
-    def __init__(self, kind: str, folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        app: str = "tests.support.recording_app:app",
+    ) -> None:
         self.kind = kind
         self.folder = folder
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
         self._env = {"RECORD": str(folder), **(env or {})}
+        self._app = app
+        self.url = f"http://127.0.0.1:{self.port}{self._env.get('SCRIPT_NAME', '')}"
         self.process: Process | None = None
 
     def start(self) -> AppServer:
@@ -147,7 +156,7 @@ class AppServer:
     def _command(self) -> list[str]:
         if self.kind in GUNICORN:
             options = [*GUNICORN[self.kind], "--bind", f"127.0.0.1:{self.port}", "--no-control-socket"]
-            return [sys.executable, "-m", "gunicorn", *options, "tests.support.recording_app:app"]
+            return [sys.executable, "-m", "gunicorn", *options, self._app]
         return [sys.executable, "-m", "tests.support.serve", self.kind, str(self.port)]
 
     def _answers(self) -> bool:

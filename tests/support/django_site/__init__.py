@@ -1,0 +1,1 @@
+"""A small Django project under the wrapper, as strict as Django's own template makes one."""
