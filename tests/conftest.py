@@ -10,11 +10,14 @@ import pytest
 from incoming_wsgi import outbox, receiver
 from incoming_wsgi.registry import sqlite
 
+from .end_to_end.browser import chromium
 from .helpers import Clock, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
+
+    from playwright.sync_api import Browser
 
 CI = os.environ.get("CI") == "true"
 
@@ -34,6 +37,13 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = Engine(tmp_path)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real Chromium; one for all tests, since Playwright can't be started twice in a process."""
+    with chromium() as started:
+        yield started
 
 
 @pytest.hookimpl(wrapper=True)

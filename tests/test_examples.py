@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from docs.screenshots import example
 
@@ -24,21 +24,12 @@ SOON = 30_000  # milliseconds
 NAMES = ("bottle_app", "flask_app", "node_app")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = need("chromium")
-    with sync_playwright() as tools:
-        expect.set_options(timeout=SOON)
-        running = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A page; what its content policy or its scripts complain about fails the test."""
     page = browser.new_page()
     page.set_default_timeout(SOON)
+    expect.set_options(timeout=SOON)
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)

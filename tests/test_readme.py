@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from docutils.core import publish_doctree
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from werkzeug.serving import make_server
 
 from incoming_wsgi import Incoming
-
-from .needs import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -74,15 +72,11 @@ def test_django(tmp_path: Path) -> None:
     upload_to(tmp_path, "wsgi", "application")
 
 
-def test_page(tmp_path: Path) -> None:
-    chromium = need("chromium")
-    with served(tmp_path) as address, sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
+def test_page(tmp_path: Path, browser: Browser) -> None:
+    with served(tmp_path) as address, browser.new_page() as page:
         page.goto(address)
         page.set_input_files("#picker", {"name": "a.bin", "mimeType": "", "buffer": bytes(3_000_000)})
         expect(page.get_by_text("Done.")).to_be_visible(timeout=20_000)
-        browser.close()
     assert (tmp_path / "a.bin").read_bytes() == bytes(3_000_000)
 
 

@@ -16,7 +16,7 @@ from tests.support.front_end_0_1 import FrontEnd
 from tests.support.processes import AppServer
 from tests.support.relay import Relay
 
-from .browser import UploadPage, chromium
+from .browser import UploadPage
 
 StartServer = Callable[..., AppServer]
 RelayTo = Callable[..., Relay]
@@ -95,12 +95,6 @@ def assert_arrived_once(server: AppServer, ticket: str, expected: str, *, calls:
     assert len({event["event_id"] for event in told}) == 1
     assert 1 <= len(told) <= calls
     assert all(event.get("sha256", expected) == expected for event in told)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 OpenPage = Callable[[str], UploadPage]
