@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from ..errors import (
     BadRequest,
     Cancelled,
+    Damaged,
     Expired,
     IncomingError,
     NoSpace,
@@ -232,13 +233,13 @@ class Conversation:
 
     def _cancel(self, data: Mapping[str, Any]) -> list[Action]:
         upload = self._expect_upload("MsgCancel")
-        reason = str(data.get("Reason", ""))[:_LONGEST_REASON]
+        reason = _reason(data, "Reason")
         self._receiver.cancel(upload.id, reason or "cancelled by the front end")
         return [_message("MsgCancelAck", Ack=True), Close(NORMAL)]
 
     def _peer_failed(self, data: Mapping[str, Any]) -> list[Action]:
         upload = self._expect_upload("MsgError")
-        reason = str(data.get("Msg", ""))[:_LONGEST_REASON]
+        reason = _reason(data, "Msg")
         try:
             self._receiver.cancel(upload.id, f"the front end failed: {reason}")
         except TooLate:
@@ -257,6 +258,8 @@ class Conversation:
             raise Cancelled(upload.reason)
         if upload.state is State.EXPIRED:
             raise Expired
+        if upload.state is State.DAMAGED:
+            raise Damaged(upload.reason)
         if upload.phase == "failed":
             raise Undeliverable(upload.reason)
         if upload.session != self._upload.session:
@@ -324,6 +327,12 @@ def _string(data: Mapping[str, Any], key: str, longest: int) -> str:
     if size > longest:
         raise BadRequest(f"{key} is longer than {longest} bytes.")
     return value
+
+
+def _reason(data: Mapping[str, Any], key: str) -> str:
+    """What a front end says in its own words. Whatever it is: it must not stand in the way of the end."""
+    value = data.get(key)
+    return value[:_LONGEST_REASON].encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 def _natural(data: Mapping[str, Any], key: str) -> int:
