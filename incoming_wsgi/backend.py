@@ -187,6 +187,8 @@ def _form(request: Request) -> MultiDict[str, str]:
         raise TooLarge("The form is too long.")
     if length > 0 and request.content_type not in _FORM_TYPES:
         raise UnsupportedMediaType("Parameters are sent in the query string or as application/x-www-form-urlencoded.")
+    if request.content_type and (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise UnsupportedMediaType("Parameters are sent in UTF-8.")
     try:
         values = MultiDict((name, str(value)) for name, value in request.params.items())
     except UnicodeDecodeError:
@@ -230,7 +232,7 @@ def _length(values: MultiDict[str, str], name: str) -> int | None:
     text = values.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal()) or int(text) >= 2**63:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) >= 2**63:
         raise BadRequest(f"{name} must be a whole number of bytes.")
     return int(text)
 

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from .errors import BadRequest, Forbidden
 
 _LONGEST = 2048  # characters
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -85,4 +86,15 @@ def _is_public(host: str) -> bool:
         addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
     except OSError:
         raise BadRequest("The host of signalFinishURL can't be found.") from None
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_global for address in addresses)
+    return all(_is_global(ipaddress.ip_address(address.partition("%")[0])) for address in addresses)
+
+
+def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether it is a public address, also of an IPv4 one that stands in an IPv6 one."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return inner.is_global
+    return address.is_global

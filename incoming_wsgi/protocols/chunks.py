@@ -146,7 +146,7 @@ def _status(request: Request, upload_id: str, receiver: Receiver, door: Door) ->
     upload = receiver.status(upload_id)
     if upload.is_complete and upload.state in OPEN_STATES:
         upload = receiver.complete(upload)  # whoever had the last byte did not live to do it
-    if seconds and since.isdecimal():
+    if seconds and re.fullmatch("[0-9]{1,19}", since):
         upload = door.poll(upload_id, lambda found: found.version != int(since), seconds)
     return _answer(upload, door)
 
@@ -284,7 +284,7 @@ def _digest(request: Request) -> tuple[str, bytes] | None:
 
 
 def _natural(text: str | None, header: str) -> int:
-    if text is None or not text.isascii() or not text.isdecimal() or int(text) >= 2**63:
+    if text is None or not re.fullmatch("[0-9]{1,19}", text) or int(text) >= 2**63:
         raise BadRequest(f"{header} must be a whole number of bytes.")
     return int(text)
 

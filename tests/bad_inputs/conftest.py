@@ -25,7 +25,8 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
 
         def start(kind: str = "gevent", **env: str) -> AppServer:
             server = AppServer(kind, tmp_path_factory.mktemp(kind), {**_LIMITS, **env})
-            return stack.enter_context(server)
+            stack.callback(server.kill)
+            return server.start()
 
         yield start
 

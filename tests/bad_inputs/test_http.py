@@ -104,7 +104,7 @@ INVISIBLE: dict[str, tuple[bytes, bytes, int]] = {
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
 @pytest.mark.parametrize("case", INVISIBLE)
 def test_framing_that_no_app_sees(case: str, kind: str, server_of: Callable[[str], AppServer], begin: Begin) -> None:
-    """Only a server can refuse these; RFC 9112 lets one mend most of them (sections 2.2, 5.2, 6.3), as werkzeug does."""
+    """Only a server can refuse these; RFC 9112 lets one mend most (sections 2.2, 5.2, 6.3), as werkzeug does."""
     upload = begin(server_of(kind))
     headers = [*upload.chunk_headers(SAFE, SAFE + 5), ("Content-Length", "5"), ("X-Last", "a")]
     spoilt = request("PUT", upload.path, headers).replace(*INVISIBLE[case])

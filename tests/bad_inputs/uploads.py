@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 from tests.support.chunk_client import ChunkClient
-from tests.support.processes import AppServer
+from tests.support.processes import AppServer, eventually
 
-from .wire import Answer, WebSocket
+from .wire import Answer, Connection, WebSocket, request
 
 #: The file that is on its way, and how many bytes of it are safe when the bad request comes.
 DATA = random.Random(7).randbytes(100_000)
@@ -63,6 +63,13 @@ class Upload:
         status = self.client.wait(self.client.send(self.client.open()))
         assert status["phase"] == "finished", status
         self.assert_arrived()
+
+    def send_the_rest(self) -> None:
+        """Send what is missing, and do not wait for what the app does with the file."""
+        with Connection(self.server.port) as connection:
+            rest = self.chunk_headers(self.safe, len(self.data))
+            connection.send(request("PUT", self.path, rest, self.data[self.safe :]))
+            eventually(lambda: self.client.status()["phase"] != "uploading")
 
     def assert_arrived(self) -> None:
         arrived = self.server.wait_for_file(self.ticket).read_bytes()

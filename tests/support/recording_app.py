@@ -40,6 +40,7 @@ def on_finish(upload: FinishedUpload) -> str:
         sha256=upload.sha256,
         length=upload.length,
         name=upload.filename_from_browser,
+        safe_name=upload.filename,
     )
     time.sleep(float(upload.metadata.get("leisure", "0")))
     answer = upload.metadata.get("answer", "done")
@@ -98,4 +99,10 @@ def echo() -> bytes:
     return body
 
 
-app = Incoming(web, storage=RECORD / "incoming", on_finish=on_finish, on_cancel=on_cancel, backend_key="key")
+app = Incoming(
+    web,
+    storage=RECORD / "incoming",
+    on_finish=on_finish,
+    on_cancel=on_cancel,
+    backend_key=os.environ.get("BACKEND_KEY", "key"),
+)
