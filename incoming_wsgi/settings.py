@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -74,7 +75,7 @@ class Settings:
     """How long an app may take to answer a hand-over call over HTTP."""
 
     file_mode: int = 0o640
-    """Permission bits of the files (in the environment: octal); the folders get the matching ones."""
+    """Permission bits of the files (as text: octal); the folders get the matching ones."""
 
     file_group: str = ""
     """Group of the files, by name or number, so that another Unix user can take them. The process must be in it."""
@@ -107,10 +108,10 @@ def size(text: str) -> int:
 
     :raises ValueError: it is not a size.
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"([0-9]{1,30}(?:\.[0-9]{1,30})?) ?([KMGT]?)i?B?", text.strip(), re.IGNORECASE | re.ASCII)
     if found is None:
         raise ValueError(f"{text!r} is no size; write 1048576, 8M or 1.5G")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(Fraction(found[1]) * _UNITS[found[2].upper()])
 
 
 def _boolean(text: str) -> bool:
@@ -136,9 +137,13 @@ _KINDS = {field.name: str(field.type) for field in fields(Settings)}
 
 def _of_environment(name: str, text: str) -> Any:
     try:
-        return int(text, 8) if name == "file_mode" else _READERS[_KINDS[name]](text)
+        return _read(name, text)
     except ValueError as error:
         raise ValueError(f"{_variable(name)}: {error}") from None
+
+
+def _read(name: str, text: str) -> Any:
+    return int(text, 8) if name == "file_mode" else _READERS[_KINDS[name]](text)
 
 
 def _of_argument(name: str, value: Any) -> Any:
@@ -147,12 +152,14 @@ def _of_argument(name: str, value: Any) -> Any:
     if kind == "str":
         return os.fspath(value)
     if isinstance(value, str):
-        return _READERS[kind](value)
+        return _read(name, value)
     if kind == "tuple[str, ...]":
         return tuple(value)
     if kind == "bool" and not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False")
-    if kind in ("int", "float") and (isinstance(value, bool) or not isinstance(value, int | float)):
+    if kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"{name} must be a whole number")
+    if kind == "float" and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"{name} must be a number")
     return value
 
@@ -171,6 +178,6 @@ def _checked(settings: Settings) -> Settings:
         "wait_timeout",
         "handover_timeout",
     ):
-        if getattr(settings, name) <= 0:
+        if not getattr(settings, name) > 0:  # nor is what is no number
             raise ValueError(f"{name} must be greater than 0")
     return settings
