@@ -19,6 +19,7 @@ class Relay:
     def __init__(self, target: int, rate: float | None = None) -> None:
         self._target = target
         self._rate = rate
+        self._piece = _PIECE if rate is None else max(1024, min(_PIECE, int(rate / 20)))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -102,7 +103,7 @@ class Relay:
             selector.register(far, selectors.EVENT_READ, near)
             while True:
                 for key, _ in selector.select(0.2):
-                    data = key.fileobj.recv(_PIECE)  # type: ignore[union-attr]
+                    data = key.fileobj.recv(self._piece)  # type: ignore[union-attr]
                     if not data:
                         key.data.shutdown(socket.SHUT_WR)
                         selector.unregister(key.fileobj)
