@@ -160,11 +160,12 @@ def _open(request: Request, upload_id: str, receiver: Receiver, door: Door) -> R
     body = _checked_body(request, door)
     if body.length > length:
         raise TooLarge(f"The body has {body.length} bytes, the file {length}.")
+    expected = _digest(request)  # before the opening: what is malformed takes nothing over
     session = receiver.open(upload_id, length=length, name=name, fingerprint=fingerprint)
     if session is None:
         return _answer(receiver.status(upload_id), door)
     with session:
-        upload = _store(session, 0, body, _digest(request))
+        upload = _store(session, 0, body, expected)
     upload = _complete_if_all_here(upload, receiver)
     return _answer(upload, door, session=session.token)
 
