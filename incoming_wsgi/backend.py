@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -26,8 +25,9 @@ from .errors import (
     UnsupportedMediaType,
     WrongSecret,
 )
+from .headers import content_length, refuse_malformed
 from .receiver import Receiver
-from .servers import header_counts, refuse_malformed
+from .responses import json_response, text_response
 from .targets import FinishHosts, checked_target
 from .upload import Upload
 
@@ -69,7 +69,7 @@ class Backend:
         try:
             response = self._respond(request, path)
         except IncomingError as error:
-            response = _refusal(error)
+            response = text_response(str(error), error)
         response.headers["Cache-Control"] = "no-store"
         return response
 
@@ -105,22 +105,22 @@ class Backend:
             remove_file_when_finished=_boolean(values, "removeFileWhenFinished", True),
             max_length=_length(values, "maxLength"),
         )
-        return _text(upload.id)
+        return text_response(upload.id)
 
     def _cancel_upload(self, client: Client, request: Request) -> Response:
         values = _form(request)
         upload = self._upload_of(client, values)
         self._receiver().cancel(upload.id, _value(values, "reason", "cancelled by the back end"), client.app)
-        return _text("ok")
+        return text_response("ok")
 
     def _finish_upload(self, client: Client, request: Request) -> Response:
         upload = self._upload_of(client, _form(request))
         self._receiver().done(upload.id, client.app)
-        return _text("ok")
+        return text_response("ok")
 
     def _status(self, client: Client, _request: Request, upload_id: str) -> Response:
         upload = self._receiver().status(upload_id, client.app)
-        return Response(body=json.dumps(_as_json(upload)).encode(), content_type="application/json", charset="utf-8")
+        return json_response(_as_json(upload))
 
     def _file(self, client: Client, request: Request, upload_id: str) -> Response:
         """The complete file, for a back end that does not share the folder; with its secret, and in ranges."""
@@ -180,12 +180,12 @@ def _form(request: Request) -> MultiDict[str, str]:
 
     :raises BadRequest, TooLarge, UnsupportedMediaType: they are not as they should be.
     """
-    length = header_counts(request.environ)
-    if length < 0 and "Transfer-Encoding" in request.headers:
+    length = content_length(request.environ)
+    if length is None and "Transfer-Encoding" in request.headers:
         raise LengthRequired
-    if length > _LONGEST_FORM:
+    if length and length > _LONGEST_FORM:
         raise TooLarge("The form is too long.")
-    if length > 0 and request.content_type not in _FORM_TYPES:
+    if length and request.content_type not in _FORM_TYPES:
         raise UnsupportedMediaType("Parameters are sent in the query string or as application/x-www-form-urlencoded.")
     if request.content_type and (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
         raise UnsupportedMediaType("Parameters are sent in UTF-8.")
@@ -256,22 +256,6 @@ def _as_json(upload: Upload) -> dict[str, Any]:
         "created_at": upload.created_at,
         "active_at": upload.active_at,
     }
-
-
-def _text(text: str) -> Response:
-    return Response(body=text.encode(), content_type="text/plain", charset="utf-8")
-
-
-def _refusal(error: IncomingError) -> Response:
-    response = _text(str(error))
-    response.status = error.status
-    if isinstance(error, Unauthorized):
-        response.headers["WWW-Authenticate"] = 'Basic realm="incoming"'
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    if "allow" in error.facts:
-        response.headers["Allow"] = ", ".join(error.facts["allow"])
-    return response
 
 
 def _file_response(file: BinaryIO, length: int, digest: str) -> Response:

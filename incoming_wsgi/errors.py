@@ -27,6 +27,14 @@ class IncomingError(Exception):
         self.retry_after = retry_after
         self.facts = facts
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an HTTP answer with this error bears besides its status."""
+        headers = {"Cache-Control": "no-store"}
+        if self.retryable:
+            headers["Retry-After"] = str(max(1, round(self.retry_after or 1)))
+        return headers
+
     def as_json(self) -> dict[str, Any]:
         """The error as front ends read it."""
         return {"code": self.code, "name": self.name, "message": str(self), "retryable": self.retryable}
@@ -40,6 +48,10 @@ class BadRequest(IncomingError):
 class Unauthorized(IncomingError):
     code, name, status, retryable = 2, "unauthorized", 401, False
     sentence = "This address needs the back-end key."
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "WWW-Authenticate": 'Basic realm="incoming"'}
 
 
 class Forbidden(IncomingError):
@@ -72,6 +84,10 @@ class MethodNotAllowed(IncomingError):
 
     code, name, status, retryable = 8, "method_not_allowed", 405, False
     sentence = "This address does not take this method."
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "Allow": ", ".join(self.facts["allow"])}
 
 
 class TooSlow(IncomingError):
@@ -178,6 +194,10 @@ class FileUnreadable(IncomingError):
 class UpgradeRequired(IncomingError):
     code, name, status, retryable = 29, "upgrade_required", 426, False
     sentence = "This address speaks WebSocket, version 13."
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 
 
 class Conflict(Exception):

@@ -24,6 +24,7 @@ from .errors import (
     UnknownUpload,
     UpgradeRequired,
 )
+from .headers import content_length, refuse_malformed
 from .protocols import chunks
 from .protocols.websocket import (
     GOING_AWAY,
@@ -93,7 +94,7 @@ class Frontend:
 
         :raises IncomingError: where no front end is concerned.
         """
-        servers.refuse_malformed(environ)
+        refuse_malformed(environ)
         if path == "upload_ws":
             return self._websocket(environ)
         request = Request(environ)
@@ -154,16 +155,16 @@ class Frontend:
         return chunks.Door(
             chunk_size=manners.chunk_size,
             lanes=manners.lanes,
-            websocket=manners.websocket and servers.can_take(environ) and self._seats.is_free(environ),
+            websocket=manners.websocket and servers.can_take(environ) and servers.seats(environ) != 0,
             body=body,
             poll=poll,
         )
 
     def _body(self, request: Request) -> servers.RequestBody | None:
-        length = servers.header_counts(request.environ)
-        if length < 0 and (request.method == "PUT" or "Transfer-Encoding" in request.headers):
+        length = content_length(request.environ)
+        if length is None and (request.method == "PUT" or "Transfer-Encoding" in request.headers):
             return None
-        return servers.RequestBody(request.environ, max(length, 0), self._manners.receive_timeout)
+        return servers.RequestBody(request.environ, length or 0, self._manners.receive_timeout)
 
     def _refuse_while_closing(self) -> None:
         if self._closing:
@@ -228,7 +229,7 @@ class Frontend:
         self._refuse_foreign_origin(request)
         if request.headers.get("Sec-WebSocket-Version", "13") != "13":
             raise UpgradeRequired
-        if environ.get("SERVER_PROTOCOL") != "HTTP/1.1" or servers.header_counts(environ) not in (-1, 0):
+        if environ.get("SERVER_PROTOCOL") != "HTTP/1.1" or content_length(environ):
             raise BadRequest("A WebSocket begins with a GET by HTTP/1.1, without a body.")
         if not self._manners.websocket or not servers.can_take(environ):
             raise NotImplementedHere("WebSockets can't be had on this server; upload over HTTP.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from webob import Request, Response
+from webob import Request
 
 from . import offload, servers
 from .backend import Backend, Client, checked_secret
@@ -21,6 +21,7 @@ from .handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandl
 from .protocols.websocket import Window
 from .receiver import App, Patience, Receiver
 from .registry import from_url
+from .responses import json_response, text_response
 from .settings import Settings, gather
 from .storage.files import FileStorage
 from .targets import FinishHosts, parsed_target
@@ -236,7 +237,7 @@ def route(
         if door == "backend" and backend is not None:
             return backend(Request(environ), rest)(environ, _nosniffing(start_response))
         if door == "ready" and not rest:
-            return Response(body=b"ready\n", content_type="text/plain")(environ, _nosniffing(start_response))
+            return text_response("ready\n")(environ, _nosniffing(start_response))
         raise NotFound
     except IncomingError as error:
         return refuse(error, environ, start_response)
@@ -244,7 +245,7 @@ def route(
 
 def refuse(error: IncomingError, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """The answer where an error stands in the way of any other."""
-    return _refusal(error)(environ, _nosniffing(start_response))
+    return json_response({"error": error.as_json()}, error)(environ, _nosniffing(start_response))
 
 
 def _split(environ: WSGIEnvironment, prefix: str) -> tuple[str, str]:
@@ -265,21 +266,6 @@ def _nosniffing(start_response: StartResponse) -> StartResponse:
         return start_response(status, [*headers, ("X-Content-Type-Options", "nosniff")], exc_info)
 
     return start
-
-
-def _refusal(error: IncomingError) -> Response:
-    response = Response(
-        status=error.status, content_type="application/json", charset="utf-8", json={"error": error.as_json()}
-    )
-    response.headers["Cache-Control"] = "no-store"
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    if "allow" in error.facts:
-        response.headers["Allow"] = ", ".join(error.facts["allow"])
-    if error.status == 426:
-        response.headers["Sec-WebSocket-Version"] = "13"
-        response.headers["Upgrade"] = "websocket"
-    return response
 
 
 def close_when_stopping(frontend: Frontend) -> None:

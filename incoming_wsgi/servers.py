@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import offload
-from .errors import BadRequest, NotImplementedHere, TooLarge, TooSlow
+from .errors import TooSlow
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -362,57 +361,3 @@ def stop_reading(descriptor: int) -> None:
 
 
 watchdog = Watchdog()
-
-
-# -- headers ----------------------------------------------------------------------------------------------------
-
-#: Headers that have one value without a comma: servers join those that come twice by one.
-_SINGLE = (
-    "Host",
-    "Origin",
-    "Content-Range",
-    "Incoming-Fingerprint",
-    "Incoming-Length",
-    "Incoming-Name",
-    "Incoming-Reason",
-    "Incoming-Session",
-    "Sec-WebSocket-Key",
-    "Sec-WebSocket-Version",
-)
-_SINGLE_KEYS = {f"HTTP_{name.upper().replace('-', '_')}": name for name in _SINGLE}
-_CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
-
-
-def refuse_malformed(environ: Mapping[str, Any]) -> None:
-    """Refuse what could be read in two ways (RFC 9112, sections 5.2, 6.1 and 6.3), where the server did not.
-
-    :raises BadRequest, NotImplementedHere, TooLarge: the headers are not as they must be.
-    """
-    for key, value in environ.items():
-        if key.startswith("HTTP_") and (_CONTROL.search(key) or _CONTROL.search(str(value))):
-            raise BadRequest("A header is folded, or has control characters.")
-    for key, name in _SINGLE_KEYS.items():
-        if "," in environ.get(key, ""):
-            raise BadRequest(f"{name} takes one value, without a comma.")
-    coding, length = environ.get("HTTP_TRANSFER_ENCODING", ""), header_counts(environ)
-    if coding and length != -1:
-        raise BadRequest("Content-Length and Transfer-Encoding exclude each other.")
-    if coding.lower() not in ("", "chunked"):
-        raise NotImplementedHere("This transfer coding is not supported.")
-    if length == -2:
-        raise BadRequest("Content-Length is malformed.")
-    if length >= 2**63:
-        raise TooLarge
-
-
-def header_counts(environ: Mapping[str, Any]) -> int:
-    """Bytes of the body by ``Content-Length``, -1 where there is none; a malformed one is -2.
-
-    Servers differ in what they let through (RFC 9112, section 6.3), so nothing is taken on trust.
-    """
-    text = str(environ.get("CONTENT_LENGTH") or "").strip()
-    if not text:
-        return -1
-    if not (text.isascii() and text.isdecimal()):
-        return -2
-    return int(text.lstrip("0")[:20] or "0")  # a longer number is too large all the same, cut or not

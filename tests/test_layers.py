@@ -15,6 +15,8 @@ PACKAGE = ROOT / "incoming_wsgi"
 #: From the bottom to the top: a room may import those before it, and none behind it.
 ROOMS = (
     "errors",
+    "responses",
+    "headers",
     "offload",
     "locks",
     "extents",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from ..errors import (
     UnsupportedMediaType,
 )
 from ..receiver import Receiver, Session, refuse_writing
+from ..responses import json_response
 from ..upload import OPEN_STATES, Upload
 
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
@@ -105,17 +105,7 @@ def pause(request: Request, upload_id: str, receiver: Receiver, door: Door) -> R
 def refusal(error: IncomingError, upload: Upload | None, door: Door) -> Response:
     """An error as a front end reads it, with the status of the upload where there is one."""
     about = status_of(upload, door) if upload is not None else {}
-    response = Response(
-        status=error.status,
-        content_type="application/json",
-        charset="utf-8",
-        json={"error": error.as_json(), **about},
-    )
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    if "allow" in error.facts:
-        response.headers["Allow"] = ", ".join(error.facts["allow"])
-    return response
+    return json_response({"error": error.as_json(), **about}, error)
 
 
 def status_of(upload: Upload, door: Door) -> dict[str, Any]:
@@ -232,8 +222,7 @@ def _complete_if_all_here(upload: Upload, receiver: Receiver) -> Upload:
 
 
 def _answer(upload: Upload, door: Door, **more: str) -> Response:
-    body = json.dumps({**status_of(upload, door), **more})
-    return Response(body=body.encode(), content_type="application/json", charset="utf-8")
+    return json_response({**status_of(upload, door), **more})
 
 
 # -- headers ----------------------------------------------------------------------------------------------------
