@@ -22,6 +22,15 @@ _inside: weakref.WeakValueDictionary[tuple[int, int], threading.Lock] = weakref.
 _inside_guard = threading.Lock()
 
 
+def _begin_anew() -> None:
+    """After a fork: what another thread of the parent held would never be given back here."""
+    global _inside, _inside_guard
+    _inside, _inside_guard = weakref.WeakValueDictionary(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 class FileLock:
     """An exclusive lock on an open file; a context manager.
 

@@ -163,3 +163,22 @@ waiting.join()
             assert waiter.line() == "waiting"
             holder.say("let go")
             assert waiter.line() == "in"
+
+
+def test_what_another_thread_held_at_a_fork_is_free_in_the_child(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys, threading
+from incoming_wsgi.locks import FileLock
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+held = FileLock(descriptor)._thread_lock
+held.acquire()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(5)
+    with FileLock(os.open(sys.argv[1], os.O_RDWR)):
+        os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
+    assert run.stdout.strip() == "0"
