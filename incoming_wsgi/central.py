@@ -143,12 +143,14 @@ class Central:
 
 def is_bound(bind: str, address: tuple[str, int] | str | None) -> bool:
     """Whether a connection to ``address`` came in by the listener ``bind`` (``HOST:PORT`` or ``unix:PATH``)."""
-    if isinstance(address, str):
+    if isinstance(address, str) or bind.startswith("unix:"):
         return bind.removeprefix("unix:") == address
     host, _, port = bind.rpartition(":")
     if address is None or int(port) != address[1]:
         return False
-    return host in ("", "*", "0.0.0.0", "[::]") or host.strip("[]") in (address[0], "localhost")  # noqa: S104
+    if host == "localhost":
+        return ipaddress.ip_address(address[0]).is_loopback
+    return host in ("", "*", "0.0.0.0", "[::]") or host.strip("[]") == address[0]  # noqa: S104
 
 
 def is_loopback(bind: str) -> bool:
