@@ -45,7 +45,7 @@ def show(receiver: Receiver, upload_id: str) -> Iterator[str]:
         facts["attempts"] = str(delivery.attempt)
         facts["next attempt"] = _time(delivery.due_at)
         facts["last error"] = delivery.error
-    return (f"{name + ':':16}{value}" for name, value in facts.items() if value)
+    return (f"{name + ':':16}{_printable(value)}" for name, value in facts.items() if value)
 
 
 def retry(receiver: Receiver, upload_id: str) -> Iterator[str]:
@@ -71,6 +71,11 @@ def cleanup(receiver: Receiver) -> Iterator[str]:
     before = len(receiver.find())
     receiver.sweep()
     yield f"{before - len(receiver.find())} closed uploads were forgotten."
+
+
+def _printable(text: str) -> str:
+    """Without what would move the cursor of the operator's terminal: some of it is a stranger's words."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _row(upload: Upload) -> tuple[str, ...]:

@@ -183,4 +183,7 @@ def _folder_mode(mode: int) -> int:
 def _group_number(group: str) -> int | None:
     if not group:
         return None
-    return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    try:
+        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ValueError(f"there is no group {group!r} on this machine") from None

@@ -63,7 +63,7 @@ def test_the_group(tmp_path: Path, upload: Upload) -> None:
         place = stored(FileStorage(tmp_path / name, group=name), upload)
         assert place.stat().st_gid == mine
         assert place.parent.stat().st_gid == mine
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="no group"):
         FileStorage(tmp_path, group="nobody-is-in-this-group")
 
 
