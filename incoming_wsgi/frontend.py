@@ -197,7 +197,10 @@ class Frontend:
             return True
         if self._manners.public_url:
             return origin == _origin_of(self._manners.public_url)
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
         return parts.scheme in ("http", "https") and _with_port(parts.netloc, parts.scheme) == _with_port(
             request.host, parts.scheme
         )

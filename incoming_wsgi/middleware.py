@@ -262,7 +262,9 @@ def _split(environ: WSGIEnvironment, prefix: str) -> tuple[str, str]:
     raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").partition("?")[0].lower()
     if any(text in path for text in _SUSPICIOUS) or any(text in raw for text in _SUSPICIOUS_RAW if "://" not in raw):
         raise NotFound
-    door, _, rest = path.removeprefix("/0.1").removeprefix("/").partition("/")
+    if path.startswith("/0.1/"):
+        path = path.removeprefix("/0.1")
+    door, _, rest = path.removeprefix("/").partition("/")
     return door, rest
 
 
