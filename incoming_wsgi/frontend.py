@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ _HEADERS = (
     "Content-Type, Content-Range, Content-Digest, Incoming-Length, Incoming-Name, Incoming-Fingerprint, "
     "Incoming-Session, Incoming-Reason"
 )
+_ORIGIN = re.compile(r"(https?)://([^/?#@\\\s]+)")
 _PREFLIGHT_AGE = "7200"  # seconds; the longest that Chromium keeps one
 
 _DRAIN_SECONDS = 2.0  # for the rest of a body that is refused
@@ -197,13 +199,8 @@ class Frontend:
             return True
         if self._manners.public_url:
             return origin == _origin_of(self._manners.public_url)
-        try:
-            parts = urlsplit(origin)
-        except ValueError:
-            return False
-        return parts.scheme in ("http", "https") and _with_port(parts.netloc, parts.scheme) == _with_port(
-            request.host, parts.scheme
-        )
+        found = _ORIGIN.fullmatch(origin)
+        return found is not None and _with_port(found[2], found[1]) == _with_port(request.host, found[1])
 
     def _is_allowed(self, origin: str) -> bool:
         return origin in self._manners.allow_origins or ("*" in self._manners.allow_origins and origin != "null")
@@ -232,7 +229,8 @@ class Frontend:
         self._refuse_foreign_origin(request)
         if request.headers.get("Sec-WebSocket-Version", "13") != "13":
             raise UpgradeRequired
-        if environ.get("SERVER_PROTOCOL") != "HTTP/1.1" or content_length(environ):
+        has_body = bool(content_length(environ)) or "Transfer-Encoding" in request.headers
+        if environ.get("SERVER_PROTOCOL") != "HTTP/1.1" or has_body:
             raise BadRequest("A WebSocket begins with a GET by HTTP/1.1, without a body.")
         if not self._manners.websocket or not servers.can_take(environ):
             raise NotImplementedHere("WebSockets can't be had on this server; upload over HTTP.")

@@ -507,7 +507,7 @@ class Receiver:
     def _refuse_if_over(self, upload: Upload) -> None:
         error = _OVER.get(upload.state)
         if error is not None:
-            raise error(upload.reason)
+            raise error(upload.public_reason)
 
     def _refuse_other_file(self, upload: Upload, length: int, fingerprint: str) -> None:
         if upload.length not in (None, length):
@@ -605,7 +605,7 @@ class Session:
 def refuse_writing(upload: Upload, token: str) -> None:
     """Raise what stands against writing to an upload with a session token, if anything does."""
     if upload.state in _OVER:
-        raise _OVER[upload.state](upload.reason)
+        raise _OVER[upload.state](upload.public_reason)
     if not compare_digest(upload.session.encode(), token.encode()) or not token:
         raise Replaced
     if upload.state not in OPEN_STATES:

@@ -155,6 +155,11 @@ class Upload:
         return _PHASES[self.state]
 
     @property
+    def public_reason(self) -> str:
+        """The reason where somebody gave one; what went wrong inside is for the operator, and may name a path."""
+        return self.reason if self.phase == "cancelled" else ""
+
+    @property
     def offset(self) -> int:
         return self.extents.offset
 

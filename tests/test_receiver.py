@@ -462,7 +462,8 @@ def test_pause(engine: Engine) -> None:
 def test_what_is_over(engine: Engine, state: State, error: type[IncomingError]) -> None:
     upload = Upload(app="app", state=state, length=5, session="token", reason="This is why.")
     ticket = engine.registry.create(upload).id
-    with pytest.raises(error, match="This is why"):
+    given = state in (State.CANCELLED, State.EXPIRED)  # else it is what went wrong inside, for the operator alone
+    with pytest.raises(error, match="This is why" if given else error.sentence):
         engine.receiver.open(ticket, length=5, name="x")
     with pytest.raises(error):
         engine.receiver.session(ticket, "token")

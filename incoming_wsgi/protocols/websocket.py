@@ -259,9 +259,9 @@ class Conversation:
         if upload.state is State.EXPIRED:
             raise Expired
         if upload.state is State.DAMAGED:
-            raise Damaged(upload.reason)
+            raise Damaged
         if upload.phase == "failed":
-            raise Undeliverable(upload.reason)
+            raise Undeliverable
         if upload.session != self._upload.session:
             raise Replaced
         return []
@@ -284,13 +284,14 @@ def _parse(text: str) -> tuple[str, Mapping[str, Any]]:
     """:raises BadRequest: it is no message of ours."""
     try:
         message = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        depth = _depth(message)
     except (ValueError, RecursionError) as error:
         raise BadRequest("A message is not valid JSON.") from error
     if not isinstance(message, dict) or not isinstance(message.get("MsgType"), str):
         raise BadRequest("A message has no MsgType.")
     if not isinstance(message.get("MsgData"), dict):
         raise BadRequest("A message has no MsgData.")
-    if _depth(message) > _DEEPEST_JSON:
+    if depth > _DEEPEST_JSON:
         raise BadRequest("A message is nested too deeply.")
     return message["MsgType"], message["MsgData"]
 
@@ -307,7 +308,10 @@ def _no_constant(name: str) -> None:
 
 
 def _depth(value: Any) -> int:
-    """How deep containers are nested; json.loads has refused what would be too deep to recurse into."""
+    """How deep containers are nested.
+
+    :raises RecursionError: too deep even to count.
+    """
     if isinstance(value, dict):
         return 1 + max(map(_depth, value.values()), default=0)
     if isinstance(value, list):

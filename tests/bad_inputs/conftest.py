@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from incoming_wsgi.__main__ import run_operator
 from tests.support.processes import AppServer
 
 from .uploads import Upload
@@ -41,6 +42,29 @@ def server(start_server: StartServer) -> AppServer:
 def impatient_server(start_server: StartServer) -> AppServer:
     """Hangs up on whoever says nothing for a second."""
     return start_server(INCOMING_RECEIVE_TIMEOUT="1")
+
+
+@pytest.fixture(scope="session")
+def server_with_large_chunks(start_server: StartServer) -> AppServer:
+    """Its registry stays small while it takes a large file."""
+    return start_server(INCOMING_CHUNK_SIZE="1M")
+
+
+@pytest.fixture(scope="session")
+def forgetful_server(start_server: StartServer) -> AppServer:
+    """For uploads that are to expire: all that are open here do, see ``expire``."""
+    return start_server()
+
+
+@pytest.fixture
+def expire(forgetful_server: AppServer) -> Callable[[], None]:
+    """Makes the operator clean up all open uploads of ``forgetful_server``, as if they had been idle for long."""
+    storage = forgetful_server.folder / "incoming"
+    return lambda: _succeed(run_operator(["cleanup", f"--storage={storage}", "--idle-timeout=0.000001"]))
+
+
+def _succeed(code: int) -> None:
+    assert code == 0
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.support.processes import AppServer
+
+#: A file that does not fit where files may have this many bytes.
+BIG = random.Random(8).randbytes(1_200_000)
+ROOM = 1_000_000
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import hashlib
 import os
-import random
 import signal
 import sqlite3
 import uuid
@@ -21,7 +20,7 @@ import requests
 from tests.support.processes import AppServer
 
 from .conftest import Begin, StartServer
-from .limits import limited_file_size
+from .limits import BIG, ROOM, limited_file_size
 from .uploads import DATA, SAFE, Upload, assert_refused
 from .wire import UPLOAD_WS, Answer, Connection, ask, handshake_headers, request
 
@@ -29,10 +28,6 @@ from .wire import UPLOAD_WS, Answer, Connection, ask, handshake_headers, request
 HIDDEN_REQUEST = b"GET /incoming/ready HTTP/1.1\r\nHost: x\r\n\r\n"
 PIECE = DATA[SAFE : SAFE + 5]
 KEY = [("Authorization", "Bearer key")]
-
-#: A file that does not fit when files may have this many bytes.
-BIG = random.Random(8).randbytes(1_200_000)
-ROOM = 1_000_000
 
 CHUNKED_PIECE = b"5\r\n" + PIECE + b"\r\n0\r\n\r\n"
 
@@ -338,12 +333,6 @@ def test_registry_not_reachable_by_websocket(start_server: StartServer, begin: B
 def _all_at_once(*questions: Callable[[], Answer]) -> list[Answer]:
     with ThreadPoolExecutor(len(questions)) as threads:
         return [future.result() for future in [threads.submit(question) for question in questions]]
-
-
-@pytest.fixture(scope="module")
-def server_with_large_chunks(start_server: StartServer) -> AppServer:
-    """Its registry stays small while it takes a large file."""
-    return start_server(INCOMING_CHUNK_SIZE="1M")
 
 
 @pytest.mark.parametrize("with_digest", [False, True])

@@ -6,6 +6,7 @@ All of it is on disk, in the folder ``RECORD``, so that any number of workers, k
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from bottle import Bottle, request, response
 
 from incoming_wsgi import FinishedUpload, Incoming, Upload
+
+logging.basicConfig(level=logging.INFO)
 
 RECORD = Path(os.environ["RECORD"])
 (RECORD / "files").mkdir(parents=True, exist_ok=True)
