@@ -87,7 +87,6 @@ class Incoming:
 
     # -- for the app ----------------------------------------------------------------------------------------
 
-    @offload.in_greenlet
     def new_upload(
         self,
         *,
@@ -121,7 +120,6 @@ class Incoming:
         )
         return upload.id
 
-    @offload.in_greenlet
     def cancel_upload(self, ticket: str, reason: str = "cancelled by the app") -> None:
         """Give an upload up and delete its bytes.
 
@@ -130,7 +128,6 @@ class Incoming:
         """
         self._engine.get().cancel(ticket, reason, self.settings.name)
 
-    @offload.in_greenlet
     def finish_upload(self, ticket: str) -> None:
         """Say that the app is done with a file, after it has answered ``wait``. Saying it twice does no harm.
 
@@ -139,7 +136,6 @@ class Incoming:
         """
         self._engine.get().done(ticket, self.settings.name)
 
-    @offload.in_greenlet
     def upload(self, ticket: str) -> Upload | None:
         """How an upload is getting on; ``None`` if there is none with this ticket, or not any more."""
         try:
@@ -187,7 +183,6 @@ class Incoming:
         hosts = FinishHosts(allowed=settings.finish_hosts, path=True, prefix=settings.prefix)
         return Backend(self._engine.get, [Client(settings.name, settings.backend_key, hosts)])
 
-    @offload.in_greenlet
     def _record_move(self, upload: Upload, target: str) -> None:
         self._engine.get().record_move(upload, target)
 

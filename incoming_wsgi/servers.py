@@ -227,6 +227,7 @@ class RequestBody:
         longest = longest_request(environ)
         self._deadline = time.monotonic() + longest / 2 if longest else None
         self._ended = False
+        self._was_too_slow = False
 
     @property
     def was_cut(self) -> bool:
@@ -246,6 +247,8 @@ class RequestBody:
                 break
             pieces.append(piece)
             gathered += len(piece)
+        if not pieces and self._was_too_slow and self._left:
+            raise TooSlow  # only now: what came before has been given away
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def drain(self, seconds: float) -> bool:
@@ -255,9 +258,8 @@ class RequestBody:
         """
         deadline = time.monotonic() + seconds
         self._patience = min(self._patience, seconds / 2)  # who sends nothing more waits for our answer
-        with contextlib.suppress(TooSlow, OSError):
-            while time.monotonic() < deadline and self._piece():
-                pass
+        while time.monotonic() < deadline and self._piece():
+            pass
         return self._left == 0
 
     def _piece(self) -> bytes:
@@ -288,8 +290,7 @@ class RequestBody:
                 piece: bytes = self._input.read(size)
             except OSError:
                 piece = b""  # gevent's pywsgi raises where others give a short read
-        if watched.bit and not piece:
-            raise TooSlow
+        self._was_too_slow = watched.bit
         return piece
 
 

@@ -123,7 +123,7 @@ def status_of(upload: Upload, door: Door) -> dict[str, Any]:
         "chunk_size": door.chunk_size,
         "lanes": door.lanes,
         "websocket": door.websocket,
-        "reason": upload.reason,
+        "reason": upload.public_reason,
     }
 
 
@@ -169,7 +169,8 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
     if total != upload.length and upload.length is not None:
         raise BadRequest(f"Content-Range speaks of {total} bytes; the file has {upload.length}.")
     token = request.headers.get("Incoming-Session", "")
-    if upload.extents.contains(start, end) and token == upload.session:
+    is_over = upload.phase in ("cancelled", "failed")
+    if upload.extents.contains(start, end) and token == upload.session and not is_over:
         return _answer(upload, door)  # it has arrived already; the server drains what is on its way
     refuse_writing(upload, token)
     try:
