@@ -87,6 +87,7 @@ class Incoming:
 
     # -- for the app ----------------------------------------------------------------------------------------
 
+    @offload.in_greenlet
     def new_upload(
         self,
         *,
@@ -120,6 +121,7 @@ class Incoming:
         )
         return upload.id
 
+    @offload.in_greenlet
     def cancel_upload(self, ticket: str, reason: str = "cancelled by the app") -> None:
         """Give an upload up and delete its bytes.
 
@@ -128,6 +130,7 @@ class Incoming:
         """
         self._engine.get().cancel(ticket, reason, self.settings.name)
 
+    @offload.in_greenlet
     def finish_upload(self, ticket: str) -> None:
         """Say that the app is done with a file, after it has answered ``wait``. Saying it twice does no harm.
 
@@ -136,6 +139,7 @@ class Incoming:
         """
         self._engine.get().done(ticket, self.settings.name)
 
+    @offload.in_greenlet
     def upload(self, ticket: str) -> Upload | None:
         """How an upload is getting on; ``None`` if there is none with this ticket, or not any more."""
         try:
@@ -183,6 +187,7 @@ class Incoming:
         hosts = FinishHosts(allowed=settings.finish_hosts, path=True, prefix=settings.prefix)
         return Backend(self._engine.get, [Client(settings.name, settings.backend_key, hosts)])
 
+    @offload.in_greenlet
     def _record_move(self, upload: Upload, target: str) -> None:
         self._engine.get().record_move(upload, target)
 

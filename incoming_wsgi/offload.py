@@ -7,13 +7,15 @@ simply does the work.
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 log = logging.getLogger("incoming_wsgi")
 
@@ -42,10 +44,9 @@ class Pool:
             from gevent.threadpool import ThreadPool
 
             self._native = ThreadPool(self._size)
-        outcome = self._native.spawn(_call, function, args).get()
-        if isinstance(outcome, _Raised):
-            raise outcome.error
-        result: T = outcome
+        from gevent import get_hub
+
+        result: T = _result(self._native.spawn(_call, get_hub(), functools.partial(function, *args)).get())
         return result
 
 
@@ -72,6 +73,33 @@ def background(function: Callable[..., object], *args: Any, name: str) -> thread
     return thread
 
 
+def in_greenlet(function: Callable[P, T]) -> Callable[P, T]:
+    """Have ``function`` run where requests run, also when it is called in a native thread of a :class:`Pool`.
+
+    gevent's locks and events are for greenlets of one thread: between threads, they forget who waits. So work in a
+    native thread touches none of ours; what has to, such as an app's call from ``on_finish``, comes back by this.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        call = functools.partial(function, *args, **kwargs)
+        if under_gevent() and _is_native_thread():
+            result: T = _result(_in_greenlet_of(_native_threads[_native_ident()], call))
+            return result
+        return call()
+
+    return wrapper
+
+
+def _in_greenlet_of(hub: Any, call: Callable[[], Any]) -> Any:
+    from gevent import spawn
+    from gevent.monkey import get_original
+
+    done = get_original("queue", "SimpleQueue")()
+    hub.loop.run_callback_threadsafe(spawn, lambda: done.put(_caught(call)))
+    return done.get()
+
+
 class _Raised:
     """An exception as a value: gevent prints the traceback of one that leaves a pool's function."""
 
@@ -79,7 +107,21 @@ class _Raised:
         self.error = error
 
 
-_native_threads: set[int] = set()
+def _caught(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except BaseException as error:  # noqa: BLE001 (it is raised again, in the thread that waits)
+        return _Raised(error)
+
+
+def _result(outcome: Any) -> Any:
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    return outcome
+
+
+#: For each native thread at work, by its number, the hub of the greenlet that waits for it.
+_native_threads: dict[int, Any] = {}
 
 
 def _native_ident() -> int:
@@ -93,11 +135,9 @@ def _is_native_thread() -> bool:
     return _native_ident() in _native_threads
 
 
-def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    _native_threads.add(_native_ident())
+def _call(hub: Any, call: Callable[[], Any]) -> Any:
+    _native_threads[_native_ident()] = hub
     try:
-        return function(*args)
-    except BaseException as error:  # noqa: BLE001 (it is raised again, in the thread that waits)
-        return _Raised(error)
+        return _caught(call)
     finally:
-        _native_threads.discard(_native_ident())
+        del _native_threads[_native_ident()]

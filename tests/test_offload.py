@@ -118,3 +118,44 @@ holder.join()
 """)
         == "5"
     )
+
+
+def test_what_native_threads_share_with_greenlets_is_touched_in_greenlets_only() -> None:
+    """gevent's lock, taken in both, would be waited for in vain after a moment."""
+    assert (
+        under_gevent("""
+lock, taken = threading.Lock(), 0
+@offload.in_greenlet
+def take(times):
+    global taken
+    with lock:
+        gevent.sleep(0)
+        taken += times
+def natively():
+    for _ in range(100):
+        take(1)
+def here():
+    for _ in range(100):
+        take(times=1)
+        gevent.sleep(0)
+with gevent.Timeout(30):
+    gevent.joinall([gevent.spawn(offload.run, natively) for _ in range(4)] + [gevent.spawn(here) for _ in range(4)])
+print(taken)
+""")
+        == "800"
+    )
+
+
+def test_what_a_native_thread_has_done_in_a_greenlet_gives_results_and_raises() -> None:
+    assert (
+        under_gevent("""
+divide = offload.in_greenlet(divmod)
+def natively():
+    try:
+        divide(1, 0)
+    except ZeroDivisionError:
+        return divide(7, 2)
+print(offload.run(natively), divide(9, 2), gevent.getcurrent() is offload.in_greenlet(gevent.getcurrent)())
+""")
+        == "(3, 1) (4, 1) True"
+    )
