@@ -37,6 +37,7 @@ TEST = [
     "types-WebOb",
     "waitress>=3",
     "websocket-client>=1.8",
+    "standardwebhooks>=1",
     "webtest>=3",
     "werkzeug>=3",
 ]

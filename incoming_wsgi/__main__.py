@@ -23,6 +23,7 @@ _SETTINGS = (
     ("prefix", "PATH", "where the front end and the back-end API are; default: /incoming"),
     ("public_url", "URL", "scheme and host by which browsers know this server"),
     ("backend_key", "KEY", "key that back ends must show; better given in INCOMING_BACKEND_KEY"),
+    ("signing_keys", "KEYS", "whsec_… keys that hand-over calls are signed with; better in INCOMING_SIGNING_KEYS"),
     ("chunk_size", "SIZE", "longest chunk over HTTP; default: 8M"),
     ("max_length", "SIZE", "longest file; default: 1T"),
     ("idle_timeout", "SECONDS", "give an upload up when nothing has come for so long; default: 12 hours"),

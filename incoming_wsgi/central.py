@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import configparser
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from .middleware import (
 from .receiver import App, Receiver
 from .registry import from_url
 from .settings import Settings, size
+from .signatures import key_of
 from .storage.files import FileStorage
 from .targets import FinishHosts
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 #: How a section of the configuration file for an app begins: ``[app:photos]``.
 _SECTION = "app:"
-_APP_OPTIONS = frozenset({"key", "finish_hosts", "storage", "max_length"})
+_APP_OPTIONS = frozenset({"key", "finish_hosts", "storage", "max_length", "signing_keys"})
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Tenant:
     key: str
     finish_hosts: tuple[str, ...]
     max_length: int
+    signing_keys: tuple[bytes, ...] = ()
 
 
 def tenants_of(settings: Settings, config: str) -> list[Tenant]:
@@ -69,6 +71,7 @@ def tenants_of(settings: Settings, config: str) -> list[Tenant]:
             settings.backend_key,
             settings.finish_hosts,
             settings.max_length,
+            tuple(map(key_of, settings.signing_keys)),
         )
         return [only]
     parser = configparser.ConfigParser(interpolation=None)
@@ -94,16 +97,25 @@ def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
         name=name,
         storage=FileStorage(folder, mode=settings.file_mode, group=settings.file_group),
         key=section["key"],
-        finish_hosts=tuple(section.get("finish_hosts", "").replace(",", " ").split()),
+        finish_hosts=_words(section, "finish_hosts"),
         max_length=size(section.get("max_length", str(settings.max_length))),
+        signing_keys=tuple(map(key_of, _words(section, "signing_keys"))),
     )
+
+
+def _words(section: configparser.SectionProxy, name: str) -> tuple[str, ...]:
+    return tuple(section.get(name, "").replace(",", " ").split())
 
 
 def receiver_of(settings: Settings, tenants: Iterable[Tenant]) -> Receiver:
     """The engine for these apps; not started."""
-    handlers: Mapping[str, URLHandler] = {"url": URLHandler(settings.handover_timeout)}
-    apps = {tenant.name: App(tenant.name, tenant.storage, handlers, tenant.max_length) for tenant in tenants}
+    apps = {tenant.name: _app_of(tenant, settings) for tenant in tenants}
     return Receiver(from_url(registry_of(settings)), apps, patience_of(settings))
+
+
+def _app_of(tenant: Tenant, settings: Settings) -> App:
+    handlers = {"url": URLHandler(settings.handover_timeout, tenant.signing_keys)}
+    return App(tenant.name, tenant.storage, handlers, tenant.max_length)
 
 
 class Central:

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from webob import Request
 
 from . import offload
 from .registry import Delivery
 from .relocate import relocate, stays_within
+from .signatures import sign
 from .upload import Upload, shortened
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+    from requests import Response
 
 log = logging.getLogger("incoming_wsgi")
 
 #: The longest answer of a back end that is looked at, in bytes. ``done`` and ``wait`` are four.
 _LONGEST_ANSWER = 4096
+
+#: Seconds that it may take to connect to a back end.
+_LONGEST_CONNECT = 10
 
 #: Hand-overs that may be with callables at the same time, in one process.
 _CALLABLES_AT_ONCE = 8
@@ -195,26 +201,57 @@ class URLHandler(Handler):
     """Calls a back end over HTTP: no redirect is followed, no proxy of the environment used.
 
     :param timeout: seconds that the back end may take to answer.
+    :param signing_keys: sign each call with these; a back end then knows who calls (see ``signatures.py``).
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, signing_keys: Iterable[bytes] = ()) -> None:
         self._timeout = timeout
+        self._signing_keys = tuple(signing_keys)
 
     def deliver(self, notice: Notice) -> Outcome:
         import requests  # here, because it imports ssl, which gevent wants to patch first
 
-        with requests.Session() as session:
-            session.trust_env = False
-            response = session.post(
-                notice.upload.target,
-                data=form(notice),
-                timeout=(10, self._timeout),
-                allow_redirects=False,
-                stream=True,
-            )
-            with response:
-                body = next(response.iter_content(_LONGEST_ANSWER), b"")
+        deadline = time.monotonic() + self._timeout
+        try:
+            with requests.Session() as session:
+                session.trust_env = False
+                response = session.post(
+                    notice.upload.target,
+                    **self._call(notice),
+                    timeout=(_LONGEST_CONNECT, self._timeout),
+                    allow_redirects=False,
+                    stream=True,
+                )
+                with response:
+                    body = _short_body(response, deadline)
+        except requests.RequestException as error:
+            # Its text has the URL in it, and that may have a secret in it.
+            return Outcome("failed", f"the call ended with {type(error).__name__}")
         return _outcome_of_response(notice, response.status_code, body, response.headers.get("Retry-After", ""))
+
+    def _call(self, notice: Notice) -> dict[str, Any]:
+        body = urlencode(form(notice)).encode()
+        headers = {"Content-Type": "application/x-www-form-urlencoded", "User-Agent": "incoming-wsgi"}
+        if self._signing_keys:
+            headers |= sign(self._signing_keys, notice.delivery.event_id, body, time.time())
+        return {"data": body, "headers": headers}
+
+
+def _short_body(response: Response, deadline: float) -> bytes:
+    """The answer, up to a length and a time: a back end may drip, and each drop would begin the time-out anew.
+
+    :raises requests.Timeout: it did not end in time.
+    """
+    import requests
+
+    body = bytearray()
+    for piece in response.iter_content(1):
+        body += piece
+        if len(body) >= _LONGEST_ANSWER:
+            break
+        if time.monotonic() > deadline:
+            raise requests.Timeout
+    return bytes(body)
 
 
 def form(notice: Notice) -> dict[str, str]:

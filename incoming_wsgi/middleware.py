@@ -23,6 +23,7 @@ from .receiver import App, Patience, Receiver
 from .registry import from_url
 from .responses import json_response, text_response
 from .settings import Settings, gather
+from .signatures import key_of
 from .storage.files import FileStorage
 from .targets import FinishHosts, parsed_target
 from .upload import Upload
@@ -170,7 +171,7 @@ class Incoming:
         settings = self.settings
         handlers = {
             "path": PathHandler(self._pass_through),
-            "url": URLHandler(settings.handover_timeout),
+            "url": URLHandler(settings.handover_timeout, map(key_of, settings.signing_keys)),
         }
         if self._on_finish is not None or self._on_cancel is not None:
             handlers["callable"] = CallableHandler(self._on_finish, self._on_cancel, self._record_move)

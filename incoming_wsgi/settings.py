@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
+from .signatures import key_of
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -43,6 +45,10 @@ class Settings:
 
     finish_hosts: tuple[str, ...] = ()
     """Hosts (``host`` or ``host:port``) that tickets of the HTTP API may name in ``signalFinishURL``."""
+
+    signing_keys: tuple[str, ...] = ()
+    """Keys (``whsec_…``) that hand-over calls over HTTP are signed with, by Standard Webhooks; two while one replaces
+    the other."""
 
     websocket: bool = True
     """Whether WebSockets are offered, for front ends of Incoming!! 0.1 and where HTTP fails."""
@@ -165,6 +171,8 @@ def _of_argument(name: str, value: Any) -> Any:
 
 
 def _checked(settings: Settings) -> Settings:
+    for key in settings.signing_keys:
+        key_of(key)
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", settings.prefix):
         raise ValueError(f"prefix must be a path such as /incoming, not {settings.prefix!r}")
     for name in ("chunk_size", "websocket_chunk_size"):

@@ -23,6 +23,8 @@ def test_the_real_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gather({}).storage == "/env"
 
 
+KEY = "whsec_" + "A" * 32
+
 #: How each option may be written in the environment, and what it means.
 WRITTEN = {
     "storage": ("/x y", "/x y"),
@@ -33,6 +35,7 @@ WRITTEN = {
     "allow_origins": ("https://a.example, https://b.example", ("https://a.example", "https://b.example")),
     "backend_key": ("key", "key"),
     "finish_hosts": ("a.example b.example:80", ("a.example", "b.example:80")),
+    "signing_keys": (f"{KEY} {KEY}", (KEY, KEY)),
     "websocket": ("no", False),
     "chunk_size": ("1M", 2**20),
     "websocket_chunk_size": ("512K", 2**19),
