@@ -117,6 +117,11 @@ class Engine:
     def arriving(self, ticket: str) -> Path:
         return self.folder / "arriving" / ticket
 
+    def stored(self, ticket: str) -> bytes:
+        """The bytes of an upload, wherever its completion has got to."""
+        with self.receiver.read(self.receiver.status(ticket)) as file:
+            return file.read()
+
     def complete(self, ticket: str) -> Path:
         return self.folder / "complete" / ticket
 

@@ -286,7 +286,7 @@ def test_replaced(engine: Engine, additions: dict[str, Any], code: int) -> None:
             assert old.changed() == [code]
             assert old.chunk(b"X" * 100) == [code]
             new.chunk(DATA[600:])
-    assert engine.arriving(old.ticket).read_bytes() == DATA
+    assert engine.stored(old.ticket) == DATA
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_a_full_disk_passes(engine: Engine, front_end: FrontEnd, monkeypatch: py
     with FrontEnd(engine, front_end.ticket) as again:
         assert again.begin() == 600
         again.chunk(DATA[600:])
-    assert engine.arriving(front_end.ticket).read_bytes() == DATA
+    assert engine.stored(front_end.ticket) == DATA
 
 
 # -- what a front end should not do -----------------------------------------------------------------------------
