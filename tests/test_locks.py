@@ -69,8 +69,10 @@ def test_other_files_are_not_concerned(tmp_path: Path) -> None:
             with FileLock(other):
                 entered.set()
 
-        threading.Thread(target=enter, daemon=True).start()
+        thread = threading.Thread(target=enter, daemon=True)
+        thread.start()
         assert entered.wait(5)
+        thread.join()
 
 
 def test_processes_exclude_each_other(tmp_path: Path) -> None:
