@@ -85,14 +85,27 @@ class Process:
 
     def stop(self, timeout: float = 15) -> None:
         """By SIGTERM; what does not end in time is killed, and that is an error."""
+        deadline = time.monotonic() + timeout
         self._popen.terminate()
         try:
-            self._popen.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"the server did not end within {timeout} s: {self.log.read_text()[-2000:]}") from None
+            while not self._has_ended_within(1):
+                assert time.monotonic() < deadline, f"it did not end within {timeout} s: {self.log.read_text()[-2000:]}"
+                self._tell_children()
         finally:
             self.kill()
+
+    def _has_ended_within(self, seconds: float) -> bool:
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _tell_children(self) -> None:
+        """Once more: a worker of gunicorn's that had just been started has missed what its master said."""
+        for pid in self.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 class AppServer:
@@ -144,6 +157,13 @@ class AppServer:
         victim = max(self.workers(), key=_cpu_time)
         os.kill(victim, signal.SIGKILL)
 
+    def busy_workers(self) -> list[int]:
+        """Those that have a connection of a client's."""
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        here, established = f":{self.port:04X}", "01"
+        sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(here) and row[3] == established}
+        return [pid for pid in self.workers() if sockets & _open_files(pid)]
+
     def log(self) -> str:
         return (self.folder / "server.log").read_text()
 
@@ -192,6 +212,16 @@ class AppServer:
 def _cpu_time(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def _open_files(pid: int) -> set[str]:
+    """What the descriptors of a process stand for, as the kernel calls it."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.add(str(descriptor.readlink()))
+    return found
 
 
 def memory_of(pids: list[int]) -> int:

@@ -1,0 +1,234 @@
+"""Processes killed with -9 at any moment, uploads that nobody goes on with, and two front ends that want the same one.
+
+No browser: plain clients, which come back at once, so that there is time for many moments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import requests
+
+from incoming_wsgi.registry import from_url
+from incoming_wsgi.upload import State
+from tests.support.chunk_client import ChunkClient
+from tests.support.front_end_0_1 import FrontEnd
+from tests.support.processes import AppServer, eventually
+from tests.support.stubborn import STUBBORN
+
+from .conftest import Connect, StartServer, assert_arrived_once, data_of, sha256
+
+DATA = data_of(7_500_001)
+
+MakeClient = Callable[..., ChunkClient]
+
+transports = pytest.mark.parametrize("transport", STUBBORN)
+victims = pytest.mark.parametrize("victim", ["worker", "server"])
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    """A server that goes through all of it, one case after the other."""
+    with AppServer("gevent", tmp_path_factory.mktemp("lasting")) as server:
+        yield server
+
+
+@dataclass
+class Killing:
+    """Kills processes while a ticket's file is on its way.
+
+    :param victim: ``worker``: who has the client's connection; ``server``: all, and starts it again.
+    """
+
+    server: AppServer
+    ticket: str
+    victim: str
+    delay: float = 0.0
+    calls: int = 0  # that the app had got by then
+    state: State | None = None  # that the upload was in, where it could be seen
+
+    def __call__(self) -> None:
+        time.sleep(self.delay)
+        if self.victim == "worker":
+            for pid in self.server.busy_workers():
+                os.kill(pid, signal.SIGKILL)
+            self.calls = len(self.server.events(self.ticket))
+        else:
+            self.server.kill()
+            self.calls = len(self.server.events(self.ticket))
+            self.state = self._state()
+            self.server.start()
+
+    def assert_calls(self) -> None:
+        """A second call came only if the kill fell between the first one and its record."""
+        calls = len(self.server.events(self.ticket))
+        if self.victim == "server":
+            assert calls == self.calls + (self.state is not State.FINISHED)
+        else:
+            assert calls <= self.calls + 1
+
+    def _state(self) -> State:
+        registry = from_url(f"sqlite://{self.server.folder / 'incoming' / 'registry.sqlite3'}")
+        try:
+            upload = registry.get(self.ticket)
+            assert upload is not None
+            return upload.state
+        finally:
+            registry.close()
+
+
+@transports
+@victims
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_while_bytes_arrive(lasting: AppServer, transport: str, victim: str, seed: int) -> None:
+    chance = random.Random(f"{transport} {victim} {seed}")
+    ticket = lasting.ticket()
+    client = STUBBORN[transport](lasting.url, ticket, DATA)
+    for at in sorted(chance.sample(range(len(DATA) // 2), 2)):
+        client.be_struck(at, Killing(lasting, ticket, victim, delay=chance.uniform(0, 0.02)))
+    client.finish()
+    assert_arrived_once(lasting, ticket, sha256(DATA))
+
+
+@transports
+@victims
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_between_the_last_byte_and_the_end(lasting: AppServer, transport: str, victim: str, seed: int) -> None:
+    chance = random.Random(f"{transport} {victim} {seed}")
+    ticket = lasting.ticket()
+    client = STUBBORN[transport](lasting.url, ticket, DATA)
+    killing = Killing(lasting, ticket, victim, delay=chance.uniform(0, 0.06))
+    client.be_struck(len(DATA) - 200_000, killing)
+    client.finish()
+    assert_arrived_once(lasting, ticket, sha256(DATA), calls=2)
+    killing.assert_calls()
+
+
+@transports
+@victims
+def test_killed_while_the_app_takes_the_file(lasting: AppServer, transport: str, victim: str) -> None:
+    ticket = lasting.ticket(leisure="0.5")
+    client = STUBBORN[transport](lasting.url, ticket, DATA)
+
+    def kill_in_the_call() -> None:
+        eventually(lambda: lasting.events(ticket), what="the call")
+        Killing(lasting, ticket, victim)()
+
+    client.be_struck(len(DATA) - 200_000, kill_in_the_call)
+    client.finish()
+    assert_arrived_once(lasting, ticket, sha256(DATA), calls=2)
+    assert len(lasting.events(ticket)) == 2
+
+
+def test_what_is_idle_expires_and_what_is_handed_over_does_not(
+    start_server: StartServer, connect: Connect, chunk_client: MakeClient
+) -> None:
+    server = start_server(INCOMING_IDLE_TIMEOUT="4")
+    unused, begun, paused = server.ticket(), server.ticket(), server.ticket()
+    _send_some(connect(server.url, begun, DATA)).vanish()
+    _send_some(connect(server.url, paused, DATA)).pause()
+    waiting, taking = server.ticket(answer="wait"), server.ticket(leisure="9")
+    for ticket in (waiting, taking):
+        client = chunk_client(server.url, ticket, DATA)
+        client.send(client.open())
+
+    for ticket in (unused, begun, paused):
+        event = _first_event(server, ticket)
+        assert event["kind"] == "cancelled"
+        assert chunk_client(server.url, ticket, DATA).status()["state"] == "expired"
+    eventually(lambda: not list((server.folder / "incoming" / "arriving").iterdir()), what="the bytes being deleted")
+
+    assert chunk_client(server.url, waiting, DATA).status()["state"] == "waiting_for_app"
+    requests.post(f"{server.url}/finish/{waiting}", timeout=5).raise_for_status()
+    assert_arrived_once(server, taking, sha256(DATA))
+    assert [len(server.events(ticket)) for ticket in (unused, begun, paused, waiting, taking)] == [1] * 5
+
+
+def test_lanes_on_two_workers_share_a_session(start_server: StartServer, chunk_client: MakeClient) -> None:
+    server = start_server()
+    ticket = server.ticket()
+    here = chunk_client(server.url, ticket, DATA)
+    here.open()
+    there = chunk_client(server.url, ticket, DATA)
+    there.session = here.session
+    with _elsewhere(server):
+        there.status()
+    assert len(server.busy_workers()) == 2
+    edges = [*range(0, len(DATA), 500_000), len(DATA)]
+    pieces = list(itertools.pairwise(edges))
+    with ThreadPoolExecutor(2) as lanes:
+        answers = [lanes.submit(_put_all, here, pieces[::2]), lanes.submit(_put_all, there, pieces[1::2])]
+    assert {status for answer in answers for status in answer.result()} == {200}
+    assert_arrived_once(server, ticket, sha256(DATA))
+
+
+def test_a_newer_opening_on_another_worker_shuts_the_older_chunks_out(
+    start_server: StartServer, chunk_client: MakeClient
+) -> None:
+    server = start_server()
+    ticket = server.ticket()
+    old, new = (chunk_client(server.url, ticket, DATA) for _ in range(2))
+    old.open()
+    assert old.put(0, 1_000_000).status_code == 200
+    with _elsewhere(server):
+        assert new.open()["offset"] == 1_000_000
+    refused = old.put(1_000_000, 2_000_000)
+    assert refused.status_code == 409
+    assert refused.json()["error"]["name"] == "replaced"
+    assert new.status()["offset"] == 1_000_000
+    assert new.upload()["phase"] == "finished"
+    assert_arrived_once(server, ticket, sha256(DATA))
+
+
+def test_a_newer_opening_on_another_worker_shuts_the_older_websocket_out(
+    start_server: StartServer, connect: Connect, chunk_client: MakeClient
+) -> None:
+    """At once, though it is silent; what it still sends does not count."""
+    server = start_server()
+    ticket = server.ticket()
+    old = _send_some(connect(server.url, ticket, DATA))
+    new = chunk_client(server.url, ticket, DATA)
+    with _elsewhere(server):
+        assert new.open()["offset"] == old.acked
+    began = time.monotonic()
+    assert old.closing_code() == 1012
+    assert time.monotonic() - began < 1
+    assert new.upload()["phase"] == "finished"
+    assert_arrived_once(server, ticket, sha256(DATA))
+
+
+def _first_event(server: AppServer, ticket: str) -> dict[str, Any]:
+    return eventually(lambda: server.events(ticket), 30, "the app hearing of it")[0]
+
+
+def _send_some(front_end: FrontEnd) -> FrontEnd:
+    front_end.open()
+    front_end.send_chunks(1_000_000)
+    return front_end
+
+
+def _put_all(client: ChunkClient, pieces: list[tuple[int, int]]) -> list[int]:
+    return [client.put(*piece).status_code for piece in pieces]
+
+
+@contextlib.contextmanager
+def _elsewhere(server: AppServer) -> Iterator[None]:
+    """New connections come to a worker that has none so far."""
+    busy = server.busy_workers()
+    for pid in busy:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in busy:
+            os.kill(pid, signal.SIGCONT)
