@@ -16,9 +16,21 @@ clock.after = (ms, f) => {
 export const after = (ms, f) => clock.after(ms, f);
 export const now = () => time;
 
+// Blobs are read by another thread, which takes as long as it takes.
+let reading = 0;
+const read = Blob.prototype.arrayBuffer;
+Blob.prototype.arrayBuffer = async function () {
+  reading += 1;
+  try {
+    return await read.call(this);
+  } finally {
+    reading -= 1;
+  }
+};
+
 /** Lets everything happen that needs no time: promises and the reading of blobs. */
 export async function settle() {
-  for (let i = 0; i < 12; i++) await new Promise((resolve) => setImmediate(resolve));
+  for (let i = 0; i < 12 || reading > 0; i++) await new Promise((resolve) => setImmediate(resolve));
 }
 
 function next_timer() {

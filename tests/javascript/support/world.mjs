@@ -1,5 +1,6 @@
 // A fresh page with a fresh server for each test.
 
+import { File } from "node:buffer";
 import { make_library } from "../../../assets/src/library.js";
 import { install } from "./browser.mjs";
 import { reset_clock } from "./clock.mjs";
