@@ -8,12 +8,20 @@ from contextlib import ExitStack
 import pytest
 
 from incoming_wsgi.__main__ import run_operator
-from tests.support.processes import AppServer
+from tests.support.processes import GUNICORN, AppServer
 
 from .uploads import Upload
 
 #: Options under which limits are met without sending gigabytes.
 _LIMITS = {"INCOMING_CHUNK_SIZE": "65536", "INCOMING_MAX_LENGTH": "10000000"}
+
+
+class OneWorker(AppServer):
+    """With one process, which hears of every change at once: a thousand cases do not wait for each other's polls."""
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), *(("-w", "1") if self.kind in GUNICORN else ())]
+
 
 StartServer = Callable[..., AppServer]
 Begin = Callable[..., Upload]
@@ -25,7 +33,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
     with ExitStack() as stack:
 
         def start(kind: str = "gevent", **env: str) -> AppServer:
-            server = AppServer(kind, tmp_path_factory.mktemp(kind), {**_LIMITS, **env})
+            server = OneWorker(kind, tmp_path_factory.mktemp(kind), {**_LIMITS, **env})
             stack.callback(server.kill)
             return server.start()
 

@@ -19,7 +19,7 @@ import requests
 
 from tests.support.processes import AppServer
 
-from .conftest import Begin, StartServer
+from .conftest import Begin, OneWorker, StartServer
 from .limits import BIG, ROOM, limited_file_size
 from .uploads import DATA, SAFE, Upload, assert_refused
 from .wire import UPLOAD_WS, Answer, Connection, ask, handshake_headers, request
@@ -68,8 +68,7 @@ FRAMING: dict[str, tuple[list[tuple[str, str]], bytes, int, int]] = {
         501,
         501,
     ),
-    "Content-Length over 2^63": ([("Content-Length", str(2**63))], PIECE, 413, 413),
-    "Content-Length over 2^63, of 60 digits": ([("Content-Length", "1" + 59 * "0")], PIECE, 413, 413),
+    "Content-Length over 2^63": ([("Content-Length", "1" + 59 * "0")], PIECE, 413, 413),
     "Content-Length over the limit": ([("Content-Length", "65537")], PIECE, 413, 413),
 }
 
@@ -124,7 +123,7 @@ def test_no_length(coding: str, kind: str, server_of: Callable[[str], AppServer]
         assert_refused(connection.answer(), 411)
 
 
-@pytest.mark.parametrize("length", [10_000_001, 2**63 - 1])
+@pytest.mark.parametrize("length", [10_000_001, 2**63 - 1, 2**63])
 def test_content_length_over_the_limit_of_a_file(length: int, upload: Upload) -> None:
     """The answer comes soon to a client that sends nothing before it has one."""
     with Connection(upload.server.port, timeout=5) as connection:
@@ -353,16 +352,16 @@ def test_no_space_for_the_registry(server_with_large_chunks: AppServer, begin: B
     assert_refused(answer, answer.status)
 
 
-class OneWorker(AppServer):
+class Patient(OneWorker):
     """Ends only when its connections do, or after half a minute."""
 
     def _command(self) -> list[str]:
-        return [*super()._command(), "-w", "1", "--keep-alive", "25"]
+        return [*super()._command(), "--keep-alive", "25"]
 
 
 def test_shutting_down(tmp_path: Path) -> None:
     """On connections that are open already, what comes now is sent away."""
-    with OneWorker("gevent", tmp_path) as server, ExitStack() as stack:
+    with Patient("gevent", tmp_path) as server, ExitStack() as stack:
         upload = stack.enter_context(closing(Upload(server)))
         socket = stack.enter_context(upload.resume())
         kept = [stack.enter_context(Connection(server.port)) for _ in range(4)]
