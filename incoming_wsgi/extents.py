@@ -71,7 +71,7 @@ class Extents:
 
     @classmethod
     def from_json(cls, text: str) -> Extents:
-        """:raises ValueError: when the text is not what :meth:`to_json` gives."""
+        """The other way round; for text that :meth:`to_json` has made."""
         return cls.of((start, end) for start, end in json.loads(text))
 
     @classmethod

@@ -89,7 +89,7 @@ class Frontend:
         self._seats = servers.Seats()
         self._channels: set[Channel] = set()
         self._channels_guard = threading.Lock()
-        self._closing = False
+        self.is_closed = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse, path: str) -> Iterable[bytes]:
         """The answer to a request for ``path`` below the front end's address.
@@ -106,7 +106,7 @@ class Frontend:
 
     def close(self) -> None:
         """The process ends: send every WebSocket away, to come back to another one."""
-        self._closing = True
+        self.is_closed = True
         with self._channels_guard:
             for channel in self._channels:
                 channel.wake()
@@ -169,7 +169,7 @@ class Frontend:
         return servers.RequestBody(request.environ, length or 0, self._manners.receive_timeout)
 
     def _refuse_while_closing(self) -> None:
-        if self._closing:
+        if self.is_closed:
             raise Unavailable("The server restarts; come again.", retry_after=1)
 
     def _drain(self, body: chunks.Body | None, response: Response) -> None:
@@ -238,7 +238,7 @@ class Frontend:
         if response.status_code != 101:
             raise BadRequest("The WebSocket handshake is malformed.")
         with self._seats.sit(environ) as seated:
-            if not seated or self._closing:
+            if not seated or self.is_closed:
                 raise Unavailable("No further WebSocket can be opened now; upload over HTTP.", retry_after=5)
             connection = servers.take(environ)
             if connection is None:

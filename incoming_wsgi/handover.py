@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from webob import Request
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("incoming_wsgi")
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 #: The longest answer of a back end that is looked at, in bytes. ``done`` and ``wait`` are four.
 _LONGEST_ANSWER = 4096
 
 #: Seconds that it may take to connect to a back end.
 _LONGEST_CONNECT = 10
-
-#: Hand-overs that may be with callables at the same time, in one process.
-_CALLABLES_AT_ONCE = 8
 
 #: The longest time that a back end's ``Retry-After`` can put off the next attempt, in seconds.
 _LONGEST_RETRY_AFTER = 6 * 3600.0
@@ -124,18 +124,22 @@ class FinishedUpload:
         """
         if within is not None and not stays_within(os.fspath(within), os.fspath(path)):
             raise ValueError(f"{path} is not inside {within}")
-        self.path = offload.run(self._move_to, os.fspath(path), overwrite)
-        return self.path
-
-    def _move_to(self, path: str, overwrite: bool) -> str:
-        return relocate(
+        self.path = relocate(
             self._upload.location,
-            path,
+            os.fspath(path),
             self.filename,
             overwrite=overwrite,
             recorded=self._upload.moved_to,
             record=self._record,
         )
+        return self.path
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``function(…)`` off the event loop: for work on the file that blocks, as reading and hashing all of it does.
+
+        Under gevent it runs in a native thread, where gevent's locks do not work: it must not log, nor use a database.
+        """
+        return offload.run(function, *args, **kwargs)
 
     def _record(self, target: str) -> None:
         self._record_move(self._upload, target)
@@ -147,7 +151,10 @@ OnCancel = Callable[[Upload, str], Any]
 
 
 class CallableHandler(Handler):
-    """Calls functions of the app's, off the event loop.
+    """Calls functions of the app's, beside the requests and as those are: in a thread, or in a greenlet under gevent.
+
+    Not in a native thread under gevent: what they share with the app's views, be it only logging, has gevent's locks,
+    and those hang for ever when a native thread takes part.
 
     :param record_move: remembers where :meth:`FinishedUpload.move_to` takes a file, before it does.
     """
@@ -161,16 +168,15 @@ class CallableHandler(Handler):
         self._on_finish = on_finish
         self._on_cancel = on_cancel
         self._record_move = record_move
-        self._pool = offload.Pool(_CALLABLES_AT_ONCE)
 
     def deliver(self, notice: Notice) -> Outcome:
         if notice.is_cancelled:
             if self._on_cancel is not None:
-                self._pool.run(self._on_cancel, notice.upload, notice.upload.reason)
+                self._on_cancel(notice.upload, notice.upload.reason)
             return DONE
         if self._on_finish is None:
             return Outcome("failed", "there is no on_finish in this process")
-        answer = self._pool.run(self._on_finish, FinishedUpload(notice, self._record_move))
+        answer = self._on_finish(FinishedUpload(notice, self._record_move))
         return _outcome_of_word("done" if answer is None else str(answer))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from webob import Request
 
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("incoming_wsgi")
 
-#: The request that the wrapped app is answering, so that a ticket can remember host and scheme.
-_current_request: ContextVar[WSGIEnvironment | None] = ContextVar("incoming_request", default=None)
+#: Scheme, host and script name of the request that this thread is at, for the tickets that the app makes in it. It is
+#: not taken back at the end of the call: an app's answer may be a generator, which makes a ticket only later.
+_current_address: ContextVar[tuple[str, str, str] | None] = ContextVar("incoming_address", default=None)
 
 #: What never stands in one of our addresses, raw or decoded, and could mean another address to a proxy.
 _SUSPICIOUS = ("//", "/.", "\\", "\0", ";", "%")
@@ -47,8 +49,8 @@ class Incoming:
     """Wraps any WSGI app and takes uploads for it under ``/incoming/``; everything else passes through untouched.
 
     :param app: the WSGI app to wrap.
-    :param on_finish: called with a :class:`FinishedUpload` for each complete file, off the event loop; returns ``None``
-        or ``"done"``, or ``"wait"`` if :meth:`finish_upload` will be called later.
+    :param on_finish: called with a :class:`FinishedUpload` for each complete file, beside the requests; returns
+        ``None`` or ``"done"``, or ``"wait"`` if :meth:`finish_upload` will be called later.
     :param on_cancel: called with the :class:`Upload` and the reason when one is cancelled or expires.
     :param options: see :class:`~incoming_wsgi.settings.Settings`; each can also come from ``INCOMING_…`` variables.
     :raises TypeError: an option is unknown, or there is no storage folder.
@@ -88,7 +90,6 @@ class Incoming:
 
     # -- for the app ----------------------------------------------------------------------------------------
 
-    @offload.in_greenlet
     def new_upload(
         self,
         *,
@@ -122,7 +123,6 @@ class Incoming:
         )
         return upload.id
 
-    @offload.in_greenlet
     def cancel_upload(self, ticket: str, reason: str = "cancelled by the app") -> None:
         """Give an upload up and delete its bytes.
 
@@ -131,7 +131,6 @@ class Incoming:
         """
         self._engine.get().cancel(ticket, reason, self.settings.name)
 
-    @offload.in_greenlet
     def finish_upload(self, ticket: str) -> None:
         """Say that the app is done with a file, after it has answered ``wait``. Saying it twice does no harm.
 
@@ -140,7 +139,6 @@ class Incoming:
         """
         self._engine.get().done(ticket, self.settings.name)
 
-    @offload.in_greenlet
     def upload(self, ticket: str) -> Upload | None:
         """How an upload is getting on; ``None`` if there is none with this ticket, or not any more."""
         try:
@@ -161,11 +159,8 @@ class Incoming:
 
     def _pass_through(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         environ["incoming"] = self
-        token = _current_request.set(environ)
-        try:
-            return self._app(environ, start_response)
-        finally:
-            _current_request.reset(token)
+        _current_address.set((environ["wsgi.url_scheme"], Request(environ).host, environ.get("SCRIPT_NAME", "")))
+        return self._app(environ, start_response)
 
     def _make_receiver(self) -> Receiver:
         settings = self.settings
@@ -188,17 +183,15 @@ class Incoming:
         hosts = FinishHosts(allowed=settings.finish_hosts, path=True, prefix=settings.prefix)
         return Backend(self._engine.get, [Client(settings.name, settings.backend_key, hosts)])
 
-    @offload.in_greenlet
     def _record_move(self, upload: Upload, target: str) -> None:
         self._engine.get().record_move(upload, target)
 
     def _base_url(self) -> str:
-        environ = _current_request.get()
-        script_name = environ.get("SCRIPT_NAME", "") if environ is not None else ""
+        scheme, host, script_name = _current_address.get() or ("http", "localhost", "")
         if self.settings.public_url:
             parts = urlsplit(self.settings.public_url)
-            return f"{parts.scheme}://{parts.netloc}{script_name}"
-        return Request(environ).application_url if environ is not None else "http://localhost"
+            scheme, host = parts.scheme, parts.netloc
+        return f"{scheme}://{host}{quote(script_name)}"
 
 
 class PerProcess:
@@ -278,9 +271,8 @@ def _nosniffing(start_response: StartResponse) -> StartResponse:
 
 def close_when_stopping(frontend: Frontend) -> None:
     """Send WebSockets away as soon as the server is told to end: it would only cut them off."""
-    stopping = threading.Event()
-    while not servers.is_stopping():
-        stopping.wait(_WATCH_INTERVAL)
+    while not servers.is_stopping() and not frontend.is_closed:
+        time.sleep(_WATCH_INTERVAL)  # no event: under --preload it would be made before gevent patches threads
     frontend.close()
 
 

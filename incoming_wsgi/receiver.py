@@ -54,6 +54,7 @@ _RECORD_SECONDS = 1.0
 _MOST_EXTENTS = 1000
 
 _SWEEP_INTERVAL = 5.0  # seconds, for each process; only one of them works at a time
+_COMEBACK = 600.0  # seconds after its start in which a process lets no upload expire: clients are coming back
 _GRACE = 5.0  # seconds that whoever brought the last byte has to complete the upload by itself
 _TOMBSTONE = 86400.0  # seconds for which a closed upload can still be asked for
 _CONFLICTS = 50  # times that a move is tried again because somebody else moved first
@@ -97,6 +98,7 @@ class Receiver:
         self._outbox = Outbox(registry, handlers, self._notice, self._answered)
         self._completing: set[str] = set()
         self._stopped = threading.Event()
+        self._made_at = time.monotonic()
 
     # -- life of the process --------------------------------------------------------------------------------
 
@@ -306,10 +308,12 @@ class Receiver:
 
     # -- housekeeping ---------------------------------------------------------------------------------------
 
-    def sweep(self) -> None:
+    def sweep(self, *, expire: bool = True) -> None:
         """Expire what is idle, go on with what was left in the middle, forget what is long closed.
 
         Idempotent, for any process at any time; nothing is ever deleted that is not closed.
+
+        :param expire: whether this process has been there for clients long enough to say that they are idle.
         """
         now = time.time()
         for upload in self.registry.find_complete():
@@ -320,9 +324,10 @@ class Receiver:
                 saved = self._save_quietly(upload, replace(upload, holder=self.registry.holder))
                 if saved is not None:
                     self._roll_forward_in_background(saved)
-        idle_since = now - self._patience.idle
-        for upload in self.registry.find(OPEN_STATES, idle_since=idle_since):
-            self._expire(upload.id, idle_since)
+        if expire:
+            idle_since = now - self._patience.idle
+            for upload in self.registry.find(OPEN_STATES, idle_since=idle_since):
+                self._expire(upload.id, idle_since)
         for upload in self.registry.find(CLOSED_STATES, idle_since=now - _TOMBSTONE):
             self._bury(upload)
         self._digests.prune()
@@ -336,11 +341,16 @@ class Receiver:
             try:
                 with self.registry.alone("sweep") as alone:
                     if alone:
-                        self.sweep()
+                        self.sweep(expire=self._was_there_for_clients)
                         self.registry.maintain()
             except Exception:
                 log.exception("the sweep failed; trying again")
             self._stopped.wait(_SWEEP_INTERVAL * random.uniform(0.8, 1.2))
+
+    @property
+    def _was_there_for_clients(self) -> bool:
+        """Whether this process has run for a while: a server that was down must not take its absence for theirs."""
+        return time.monotonic() - self._made_at >= min(_COMEBACK, self._patience.idle)
 
     def _expire(self, upload_id: str, idle_since: float) -> None:
         with suppress(UnknownUpload, TooLate, Unavailable):  # another app's, or it has come to life

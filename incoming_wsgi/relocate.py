@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 
+from . import offload
 from .filenames import numbered
 
 #: A hard link can't be made here: another file system, or one that has no links.
@@ -37,12 +38,12 @@ def relocate(
     :raises FileExistsError: there is a file at ``wanted`` already, and ``overwrite`` is false.
     :raises FileNotFoundError: the source is gone, and not to the recorded target.
     """
-    if recorded and _arrived(source, recorded):
+    if recorded and offload.run(_arrived, source, recorded):
         return recorded
     for target in _targets(wanted, name):
         record(target)
         try:
-            _move(source, target, overwrite)
+            offload.run(_move, source, target, overwrite)
         except FileExistsError:
             if target == os.path.abspath(wanted):
                 raise

@@ -387,6 +387,13 @@ def test_the_url_is_not_told(upload: Upload) -> None:
     assert "127.0.0.1" not in outcome.error
 
 
+def test_work_on_the_file_may_leave_the_event_loop(upload: Upload) -> None:
+    finished = FinishedUpload(notice_of(upload), lambda upload, target: None)
+    assert finished.run(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        finished.run(divmod, 7, 0)
+
+
 def test_no_redirect_is_followed(upload: Upload, back_end: BackEnd) -> None:
     """The address was checked when the ticket was made; another one never was."""
     back_end.answer = lambda path: Response(status=307, location=f"{back_end.url}/elsewhere")

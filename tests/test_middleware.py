@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from webob import Request, Response
@@ -17,6 +17,9 @@ from incoming_wsgi.middleware import PerProcess
 from incoming_wsgi.receiver import Receiver
 
 from .helpers import ROOT, eventually
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 DATA = b"a small file"
 
@@ -148,6 +151,21 @@ def test_hand_over_into_the_app_itself(site: Site) -> None:
 def test_nobody_outside_can_pretend_to_hand_over(site: Site) -> None:
     site.web.get("/x", headers={"Incoming-Handover": "true", "Incoming.handover": "true"})
     assert "incoming.handover" not in site.requests[-1].environ
+
+
+def test_a_ticket_that_is_made_while_the_answer_is_sent(tmp_path: Path) -> None:
+    """An app may be a generator: then it runs only when the server asks for the answer."""
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield environ["incoming"].new_upload(signal_finish_url="/x").encode()
+
+    incoming = Incoming(app, storage=tmp_path)
+    ticket = TestApp(incoming).get("/", extra_environ={"HTTP_HOST": "files.example", "SCRIPT_NAME": "/mounted"}).text
+    upload = incoming.upload(ticket)
+    assert upload is not None
+    assert upload.base_url == "http://files.example/mounted"
+    incoming.close()
 
 
 def test_public_url(tmp_path: Path) -> None:

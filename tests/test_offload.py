@@ -89,6 +89,31 @@ except KeyError as error:
     )
 
 
+def test_an_app_that_logs_in_a_hand_over_and_in_its_views_goes_on() -> None:
+    """In a native thread a hand-over would share gevent's locks with greenlets, and logging has one: it would hang."""
+    code = """
+import logging, os
+from incoming_wsgi.handover import CallableHandler, Notice
+from incoming_wsgi.registry import Delivery
+from incoming_wsgi.upload import Upload
+logging.basicConfig(stream=open(os.devnull, "w"), level=logging.INFO)
+log = logging.getLogger("app")
+def on_finish(upload):
+    for _ in range(200):
+        log.info("handed over")
+def view():
+    for _ in range(200):
+        log.info("asked")
+        gevent.sleep(0)
+handler = CallableHandler(on_finish, None, lambda upload, target: None)
+notice = Notice(Upload(), Delivery("e", "u", "app", "finished", "callable"), "/x")
+jobs = [gevent.spawn(handler.deliver, notice) for _ in range(4)] + [gevent.spawn(view) for _ in range(4)]
+gevent.joinall(jobs, timeout=20)
+print(all(job.successful() for job in jobs))
+"""
+    assert under_gevent(code) == "True"
+
+
 def test_work_within_work_stays_in_its_thread() -> None:
     """Else a pool whose threads all wait for a further one would stand still."""
     assert (
@@ -99,63 +124,4 @@ def work():
 print({job.get() for job in [gevent.spawn(offload.run, work) for _ in range(20)]}, ident() == offload.run(ident))
 """)
         == "{True} False"
-    )
-
-
-def test_one_pool_does_not_starve_another() -> None:
-    assert (
-        under_gevent("""
-busy = offload.Pool(1)
-release = False
-def hold():
-    while not release:
-        sleep(0.01)
-holder = gevent.spawn(busy.run, hold)
-gevent.sleep(0.1)
-print(offload.run(str, 5))
-release = True
-holder.join()
-""")
-        == "5"
-    )
-
-
-def test_what_native_threads_share_with_greenlets_is_touched_in_greenlets_only() -> None:
-    """gevent's lock, taken in both, would be waited for in vain after a moment."""
-    assert (
-        under_gevent("""
-lock, taken = threading.Lock(), 0
-@offload.in_greenlet
-def take(times):
-    global taken
-    with lock:
-        gevent.sleep(0)
-        taken += times
-def natively():
-    for _ in range(100):
-        take(1)
-def here():
-    for _ in range(100):
-        take(times=1)
-        gevent.sleep(0)
-with gevent.Timeout(30):
-    gevent.joinall([gevent.spawn(offload.run, natively) for _ in range(4)] + [gevent.spawn(here) for _ in range(4)])
-print(taken)
-""")
-        == "800"
-    )
-
-
-def test_what_a_native_thread_has_done_in_a_greenlet_gives_results_and_raises() -> None:
-    assert (
-        under_gevent("""
-divide = offload.in_greenlet(divmod)
-def natively():
-    try:
-        divide(1, 0)
-    except ZeroDivisionError:
-        return divide(7, 2)
-print(offload.run(natively), divide(9, 2), gevent.getcurrent() is offload.in_greenlet(gevent.getcurrent)())
-""")
-        == "(3, 1) (4, 1) True"
     )

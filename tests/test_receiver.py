@@ -533,6 +533,32 @@ def test_too_late_to_cancel(engine: Engine, handed_over: str) -> None:
         engine.receiver.cancel(handed_over, "why")
 
 
+def test_a_server_that_was_down_does_not_take_its_absence_for_the_clients(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Engine(tmp_path)
+    ticket = before.ticket()
+    before.open(ticket, 10).close()
+    before.close()
+    clock.advance(2 * HOUR)  # the server is down for longer than an upload may be idle
+    after = Engine(tmp_path)
+    swept: list[bool] = []
+    sweep = after.receiver.sweep
+
+    def noted(expire: bool) -> None:
+        sweep(expire=expire)
+        swept.append(expire)
+
+    monkeypatch.setattr(module, "_SWEEP_INTERVAL", 0.01)
+    monkeypatch.setattr(after.receiver, "sweep", noted)
+    after.start()
+    eventually(lambda: swept)
+    assert after.state(ticket) is State.RECEIVING
+    monkeypatch.setattr(module, "_COMEBACK", 0.0)  # the time that clients get to come back is over
+    after.until(ticket, State.EXPIRED)
+    after.close()
+
+
 def test_what_is_idle_expires(engine: Engine, clock: Clock) -> None:
     engine.start()
     idle, lively, unused = (engine.ticket() for _ in range(3))
@@ -1016,7 +1042,7 @@ def test_the_keeper_goes_on_after_trouble(
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 0.01)
     swept: list[int] = []
 
-    def sweep() -> None:
+    def sweep(expire: bool) -> None:
         swept.append(1)
         if len(swept) < 3:
             raise OSError("disk trouble")
@@ -1030,7 +1056,7 @@ def test_the_keeper_goes_on_after_trouble(
 def test_one_process_sweeps_for_all(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 0.01)
     swept = threading.Event()
-    monkeypatch.setattr(other.receiver, "sweep", swept.set)
+    monkeypatch.setattr(other.receiver, "sweep", lambda expire: swept.set())
     with engine.registry.alone("sweep") as alone:
         assert alone
         other.start()

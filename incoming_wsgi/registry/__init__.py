@@ -136,10 +136,6 @@ class Registry(ABC):
         """The outbox row of an upload, if there is one."""
 
     @abstractmethod
-    def next_due(self, app: str, handlers: Collection[str]) -> float | None:
-        """When the next free row of the outbox is due, seconds since 1970."""
-
-    @abstractmethod
     def keep_digest(self, upload_id: str, position: int, state: bytes) -> None:
         """Remember the state of the running hash after ``position`` bytes."""
 

@@ -208,13 +208,6 @@ class SQLiteRegistry(Registry):
             row = self._reader.execute("SELECT * FROM outbox WHERE upload_id = ?", (upload_id,)).fetchone()
         return None if row is None else _delivery_of_row(row)
 
-    def next_due(self, app: str, handlers: Collection[str]) -> float | None:
-        with self._read_guard:
-            query = f"SELECT min(due_at) AS due FROM outbox WHERE app = ? AND handler IN ({_marks(handlers)})"
-            row = self._reader.execute(query, (app, *handlers)).fetchone()
-        due: float | None = row["due"]
-        return due
-
     def _due_rows(
         self,
         db: sqlite3.Connection,

@@ -336,15 +336,6 @@ class RegistryContract(ABC):
         registry.enqueue(row(upload))
         assert registry.due(upload.id) == row(upload)
 
-    def test_next_due(self, registry: Registry) -> None:
-        assert registry.next_due("app", ("callable",)) is None
-        registry.enqueue(row(receiving(), event_id="1", due_at=NOW + 9))
-        registry.enqueue(row(receiving(), event_id="2", due_at=NOW + 7))
-        registry.enqueue(row(receiving(), event_id="3", due_at=NOW + 5, handler="url"))
-        assert registry.next_due("app", ("callable",)) == NOW + 7
-        assert registry.next_due("app", ("callable", "url")) == NOW + 5
-        assert registry.next_due("other", ("callable",)) is None
-
     # -- digests ------------------------------------------------------------------------------------------------
 
     def test_digest(self, registry: Registry, other: Registry) -> None:
