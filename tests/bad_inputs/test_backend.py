@@ -257,7 +257,7 @@ def test_a_redirect_is_a_failed_call(server_with_neighbours: AppServer) -> None:
         for back_end, upload in zip(back_ends, uploads, strict=True):
             eventually(lambda back_end=back_end: len(back_end.calls) == 2)  # type: ignore[misc]
             assert back_end.calls == ["/done", "/done"]
-            assert upload.client.wait(upload.client.status())["phase"] == "finished"
+            upload.wait_until_finished()
             upload.close()
     finally:
         for back_end in back_ends:
@@ -444,7 +444,7 @@ def test_cancel_while_handing_over(server: AppServer) -> None:
     with closing(handed_over(server, leisure="1")) as upload:
         assert state_of(upload) == "handing_over"
         assert_refused(call(server, "cancel_upload", id=upload.ticket, backendSecret=SECRET), 412)
-        upload.client.wait(upload.client.status())
+        upload.wait_until_finished()
         upload.assert_arrived()
         assert_refused(call(server, "cancel_upload", id=upload.ticket, backendSecret=SECRET), 412)
 
@@ -470,6 +470,6 @@ def test_finish_racing_the_wait_answer(server: AppServer) -> None:
         assert (answer.status, answer.body) == (200, b"ok")
         assert state_of(upload) == "finished"
         with closing(handed_over(server, answer="done", leisure="0.6")) as later:
-            later.client.wait(later.client.status())
+            later.wait_until_finished()
         assert state_of(upload) == "finished"
         assert len(server.events(upload.ticket)) == 1

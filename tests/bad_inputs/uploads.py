@@ -60,9 +60,12 @@ class Upload:
 
     def complete(self) -> None:
         """Send what is missing, and see the app get the file, once and unspoilt."""
-        status = self.client.wait(self.client.send(self.client.open()))
-        assert status["phase"] == "finished", status
+        self.client.send(self.client.open())
+        self.wait_until_finished()
         self.assert_arrived()
+
+    def wait_until_finished(self) -> None:
+        eventually(lambda: self.client.status()["phase"] == "finished", what="the end of the hand-over")
 
     def send_the_rest(self) -> None:
         """Send what is missing, and do not wait for what the app does with the file."""
