@@ -121,7 +121,10 @@ class Registry(ABC):
 
     @abstractmethod
     def lease(self, app: str, handlers: Collection[str], now: float) -> Delivery | None:
-        """The next due row that one of ``handlers`` of ``app`` may deliver, now held by this process."""
+        """The next due row that one of ``handlers`` of ``app`` may deliver, now held by this process.
+
+        :returns: the row as it was before: its ``attempt`` counts the attempts made so far, this one not.
+        """
 
     @abstractmethod
     def enqueue(self, delivery: Delivery) -> None:

@@ -187,7 +187,11 @@ class SQLiteRegistry(Registry):
         with self._transaction() as db:
             for delivery in self._due_rows(db, None, app, handlers, now):
                 if not delivery.holder or not self.is_alive(delivery.holder):
-                    db.execute("UPDATE outbox SET holder = ? WHERE event_id = ?", (self.holder, delivery.event_id))
+                    # Counted now: an attempt in which this process dies was one, too.
+                    db.execute(
+                        "UPDATE outbox SET holder = ?, attempt = attempt + 1 WHERE event_id = ?",
+                        (self.holder, delivery.event_id),
+                    )
                     return delivery
         return None
 
@@ -218,7 +222,7 @@ class SQLiteRegistry(Registry):
     ) -> list[Delivery]:
         query = (
             f"SELECT * FROM outbox WHERE app = ? AND due_at <= ? AND handler IN ({_marks(handlers)})"
-            " ORDER BY due_at LIMIT 100"
+            " ORDER BY due_at LIMIT 1000"
         )
         with guard or _no_guard():
             rows = db.execute(query, (app, now, *handlers)).fetchall()

@@ -284,6 +284,19 @@ class RegistryContract(ABC):
         assert held is not None
         assert held.holder == registry.holder
 
+    def test_an_attempt_in_which_the_holder_dies_was_one(self, registry: Registry, other: Registry) -> None:
+        registry.enqueue(row(receiving()))
+        first = registry.lease("app", ("callable",), NOW)
+        registry.close()  # its lease is free, as after its death
+        second = other.lease("app", ("callable",), NOW)
+        assert first is not None
+        assert second is not None
+        assert (first.attempt, second.attempt) == (0, 1)
+        other.postpone(replace(second, attempt=second.attempt + 1))
+        third = other.lease("app", ("callable",), NOW)
+        assert third is not None
+        assert third.attempt == 2
+
     def test_only_who_has_the_handler_leases(self, registry: Registry) -> None:
         registry.enqueue(row(receiving(), handler="path"))
         assert registry.lease("app", ("callable", "url"), NOW) is None
