@@ -7,6 +7,7 @@ Chromium (``CHROMIUM`` names it) and some GB of room for the files that are sent
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import socket
@@ -94,7 +95,8 @@ def example(name: str, folder: Path, **settings: str) -> Iterator[str]:
 @contextmanager
 def serving(command: list[str], environment: Mapping[str, str]) -> Iterator[str]:
     """The address at which ``command`` answers; it is told its port in ``PORT``."""
-    port = next(filter(is_free, range(18000, 30000, 7)))
+    # From somewhere, so that two that look at the same time do not find the same one.
+    port = next(filter(is_free, range(18000 + 7 * random.randrange(1000), 32000, 7)))
     demo = subprocess.Popen(command, env={**environment, "PORT": str(port)}, stdout=subprocess.DEVNULL)
     try:
         wait_for(port)
