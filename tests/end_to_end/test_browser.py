@@ -261,3 +261,21 @@ def test_a_changed_file_is_refused(
 def _state(server: AppServer, ticket: str) -> str:
     state: str = requests.get(f"{server.url}/state/{ticket}", timeout=5).json()["state"]
     return state
+
+
+def test_the_library_as_a_module(start_server: StartServer, open_page: OpenPage, file_of: FileOf) -> None:
+    server = start_server()
+    ticket = server.ticket()
+    page = open_page(server.url)
+    page.pick(file_of(3 * MIB))
+    script = """async (ticket) => {
+        const { Uploader } = await import("/incoming/frontend/incoming.mjs");
+        const uploader = Uploader(ticket, document.getElementById("file").files[0]);
+        return await new Promise((resolve) => {
+            uploader.onfinished = () => resolve(uploader.frac_complete);
+            uploader.onerror = () => resolve(uploader.error_msg);
+            uploader.start();
+        });
+    }"""
+    assert page.tab.evaluate(script, ticket) == 1
+    assert_arrived_once(server, ticket, sha256(file_of(3 * MIB)))
