@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ _current_address: ContextVar[tuple[str, str, str] | None] = ContextVar("incoming
 _SUSPICIOUS = ("//", "/.", "\\", "\0", ";", "%")
 _SUSPICIOUS_RAW = ("//", "/.", "\\", ";", "%2f", "%2e", "%5c", "%00", "%25")
 
+_GUARD_PAUSE = 0.005  # seconds between two looks whether another thread has made the engine
 _WATCH_INTERVAL = 0.5  # seconds between two looks whether the server is stopping
 
 
@@ -208,17 +210,31 @@ class PerProcess:
             return self._receiver
         if self._process not in (0, os.getpid()):
             self._guard = threading.Lock()  # the parent's may have been held at the fork
-        with self._guard:
+        with self._alone():
             if self._receiver is None or self._process != os.getpid():
                 self._receiver = self._make()
                 self._process = os.getpid()
         return self._receiver
 
     def close(self) -> None:
-        with self._guard:
+        with self._alone():
             if self._receiver is not None and self._process == os.getpid():
                 self._receiver.close()
             self._receiver = None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The guard, without ever blocking in it.
+
+        Under gunicorn --preload it was made before gevent patched threads: it is the kernel's lock, and a greenlet that
+        blocked in it would stop the one that holds it, too.
+        """
+        while not self._guard.acquire(blocking=False):
+            time.sleep(_GUARD_PAUSE)
+        try:
+            yield
+        finally:
+            self._guard.release()
 
 
 def route(

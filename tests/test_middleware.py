@@ -168,6 +168,29 @@ def test_a_ticket_that_is_made_while_the_answer_is_sent(tmp_path: Path) -> None:
     incoming.close()
 
 
+def test_an_app_that_was_loaded_before_gevent_patched_threads() -> None:
+    """As under gunicorn --preload: the lock is the kernel's; a greenlet that blocked in it would stop all others."""
+    code = """
+from incoming_wsgi.middleware import PerProcess
+made = []
+def make():
+    import gevent
+    made.append(1)
+    gevent.sleep(0.2)  # as while another worker holds the registry
+    return len(made)
+engine = PerProcess(make)
+from gevent import monkey; monkey.patch_all()
+import gevent
+jobs = [gevent.spawn(engine.get) for _ in range(4)]
+gevent.joinall(jobs, timeout=5)
+print([job.value for job in jobs], len(made))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=20
+    )
+    assert done.stdout.strip() == "[1, 1, 1, 1] 1", done.stderr
+
+
 def test_public_url(tmp_path: Path) -> None:
     site = Site(tmp_path, public_url="https://www.example.org")
     ticket = site.web.get("/ticket", extra_environ={"SCRIPT_NAME": "/mounted", "HTTP_HOST": "10.0.0.1:8000"}).text
