@@ -64,7 +64,7 @@ class Outcome:
     retry_after: float | None = None
 
 
-DONE, WAIT = Outcome("done"), Outcome("wait")
+DONE = Outcome("done")
 
 
 class Handler(ABC):
