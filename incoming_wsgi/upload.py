@@ -49,9 +49,6 @@ MOVES: Mapping[State, frozenset[State]] = {
 #: Bytes are still owed: the states in which an upload can be opened, paused, cancelled and can expire.
 OPEN_STATES = frozenset({State.WAITING, State.RECEIVING, State.PAUSED})
 
-#: All bytes are here and the app has not said the last word.
-HANDOVER_STATES = frozenset({State.COMPLETING, State.HANDING_OVER, State.WAITING_FOR_APP})
-
 #: Nothing more will happen; the record is a tombstone for those who ask again.
 CLOSED_STATES = frozenset({State.FINISHED, State.CANCELLED, State.EXPIRED})
 

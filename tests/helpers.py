@@ -15,19 +15,11 @@ from incoming_wsgi.receiver import App, Patience, Receiver, Session
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import State, Upload
+from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
-
-
-def eventually(condition: Callable[[], T], timeout: float = 10.0) -> T:
-    """What ``condition()`` gives as soon as it is true; fails after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "this did not happen in time"
-        time.sleep(0.005)
-    return found
 
 
 class Clock:

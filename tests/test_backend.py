@@ -15,8 +15,9 @@ from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.targets import FinishHosts
 from incoming_wsgi.upload import State, Upload, is_ticket
+from tests.support.waiting import eventually
 
-from .helpers import PlayedApp, eventually
+from .helpers import PlayedApp
 
 FINISH = "http://app.example/finish"
 DATA = b"0123456789"

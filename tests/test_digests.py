@@ -14,8 +14,7 @@ from incoming_wsgi import digests
 from incoming_wsgi.digests import Digests, Follower, sha256
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.upload import Upload
-
-from .helpers import eventually
+from tests.support.waiting import eventually
 
 DATA = random.Random(7).randbytes(100_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()

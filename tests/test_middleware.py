@@ -15,8 +15,9 @@ from incoming_wsgi import FinishedUpload, Incoming, State, Upload
 from incoming_wsgi.errors import BadRequest, NotReady, TooLate, UnknownUpload
 from incoming_wsgi.middleware import PerProcess
 from incoming_wsgi.receiver import Receiver
+from tests.support.waiting import eventually
 
-from .helpers import ROOT, eventually
+from .helpers import ROOT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from incoming_wsgi import offload
+from tests.support.waiting import eventually
 
-from .helpers import ROOT, eventually
+from .helpers import ROOT
 
 
 def test_a_thread_of_its_own_does_its_own_work() -> None:

@@ -7,8 +7,9 @@ from incoming_wsgi.errors import NotReady, TooLate, UnknownUpload
 from incoming_wsgi.handover import Outcome
 from incoming_wsgi.registry import Delivery
 from incoming_wsgi.upload import State, Upload
+from tests.support.waiting import eventually
 
-from .helpers import Clock, Engine, eventually
+from .helpers import Clock, Engine
 
 
 def test_list(engine: Engine) -> None:

@@ -14,8 +14,9 @@ from incoming_wsgi.outbox import PATIENCE, PAUSES, Outbox, is_given_up, later
 from incoming_wsgi.registry import Delivery
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.upload import Upload
+from tests.support.waiting import eventually
 
-from .helpers import Clock, PlayedApp, eventually
+from .helpers import Clock, PlayedApp
 
 
 def row(**changes: Any) -> Delivery:

@@ -36,8 +36,9 @@ from incoming_wsgi.extents import Extents
 from incoming_wsgi.handover import Notice, Outcome
 from incoming_wsgi.receiver import Session
 from incoming_wsgi.upload import State, Upload
+from tests.support.waiting import eventually
 
-from .helpers import Child, Clock, Engine, eventually
+from .helpers import Child, Clock, Engine
 
 DATA = random.Random(3).randbytes(100_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()

@@ -8,7 +8,6 @@ import pytest
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.upload import (
     CLOSED_STATES,
-    HANDOVER_STATES,
     MOVES,
     OPEN_STATES,
     ForbiddenMove,
@@ -18,6 +17,9 @@ from incoming_wsgi.upload import (
     new_ticket,
     shortened,
 )
+
+#: All bytes are here and the app has not said the last word.
+WITH_THE_APP = {State.COMPLETING, State.HANDING_OVER, State.WAITING_FOR_APP}
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(State, State)))
@@ -46,13 +48,13 @@ def test_a_closed_upload_stays_closed() -> None:
 
 
 def test_a_file_that_is_with_the_app_can_be_neither_cancelled_nor_expired() -> None:
-    for state in HANDOVER_STATES | {State.UNDELIVERABLE, State.DAMAGED}:
+    for state in WITH_THE_APP | {State.UNDELIVERABLE, State.DAMAGED}:
         assert not MOVES[state] & {State.CANCELLED, State.EXPIRED, State.RECEIVING}
 
 
 def test_the_groups_do_not_overlap() -> None:
-    assert not OPEN_STATES & HANDOVER_STATES
-    assert not HANDOVER_STATES & CLOSED_STATES
+    assert not OPEN_STATES & WITH_THE_APP
+    assert not WITH_THE_APP & CLOSED_STATES
     assert not OPEN_STATES & CLOSED_STATES
 
 
@@ -61,7 +63,7 @@ def test_each_state_has_a_phase(state: State) -> None:
     phase = Upload(state=state).phase
     assert phase in ("uploading", "processing", "finished", "cancelled", "failed")
     assert (phase == "uploading") == (state in OPEN_STATES)
-    assert (phase == "processing") == (state in HANDOVER_STATES)
+    assert (phase == "processing") == (state in WITH_THE_APP)
 
 
 def test_an_upload_is_a_value() -> None:

@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.support.processes import AppServer, eventually
+from tests.support.processes import AppServer
+from tests.support.waiting import eventually
 
 from .conftest import StartServer
 from .uploads import DATA, Upload, assert_refused

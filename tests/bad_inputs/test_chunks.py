@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import AppServer, eventually
+from tests.support.processes import AppServer
+from tests.support.waiting import eventually
 
 from .conftest import Begin
 from .uploads import DATA, SAFE, Upload, assert_refused

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import AppServer, eventually, memory_of
+from tests.support.processes import AppServer, memory_of
+from tests.support.waiting import eventually
 
 from .conftest import Begin, StartServer
 from .limits import BIG, ROOM, limited_file_size

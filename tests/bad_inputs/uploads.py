@@ -8,7 +8,8 @@ import re
 from typing import Any
 
 from tests.support.chunk_client import ChunkClient
-from tests.support.processes import AppServer, eventually
+from tests.support.processes import AppServer
+from tests.support.waiting import eventually
 
 from .wire import Answer, Connection, WebSocket, request
 

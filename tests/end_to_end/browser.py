@@ -10,7 +10,7 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.needs import need
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 #: Started as root in a container there is no sandbox; the rest keeps it from asking the internet for things.
 ARGUMENTS = (

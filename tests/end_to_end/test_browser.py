@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.processes import AppServer, eventually
+from tests.support.processes import AppServer
+from tests.support.waiting import eventually
 
 from .conftest import OpenPage, RelayTo, StartServer, assert_arrived_once, sha256
 

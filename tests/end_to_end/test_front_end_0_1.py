@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from tests.support.front_end_0_1 import FrontEndError
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 from .conftest import Connect, StartServer, assert_arrived_once, data_of, sha256
 

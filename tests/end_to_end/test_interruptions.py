@@ -23,8 +23,9 @@ from incoming_wsgi.registry import from_url
 from incoming_wsgi.upload import State
 from tests.support.chunk_client import ChunkClient
 from tests.support.front_end_0_1 import FrontEnd
-from tests.support.processes import AppServer, eventually
+from tests.support.processes import AppServer
 from tests.support.stubborn import STUBBORN
+from tests.support.waiting import eventually
 
 from .conftest import Connect, StartServer, assert_arrived_once, data_of, sha256
 

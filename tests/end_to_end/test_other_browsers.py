@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.other_browsers import BROWSERS, Tab
-from tests.support.processes import AppServer, eventually
+from tests.support.processes import AppServer
 from tests.support.relay import Relay
+from tests.support.waiting import eventually
 
 from .conftest import StartServer, assert_arrived_once, sha256
 

@@ -11,7 +11,8 @@ import requests
 from websocket import WebSocketBadStatusException
 
 from tests.support.chunk_client import ChunkClient
-from tests.support.processes import GUNICORN, OTHERS, AppServer, eventually
+from tests.support.processes import GUNICORN, OTHERS, AppServer
+from tests.support.waiting import eventually
 
 from .conftest import Connect, StartServer, assert_arrived_once, data_of, sha256
 

@@ -15,7 +15,8 @@ import pytest
 import requests
 
 from tests.support.chunk_client import ChunkClient
-from tests.support.processes import ROOT, Process, eventually, free_port
+from tests.support.processes import ROOT, Process, free_port
+from tests.support.waiting import eventually
 
 from .conftest import Connect, OpenPage, data_of, sha256
 

@@ -27,8 +27,9 @@ from incoming_wsgi.protocols.websocket import (
     Window,
 )
 from incoming_wsgi.upload import State, Upload
+from tests.support.waiting import eventually
 
-from ..helpers import Engine, eventually
+from ..helpers import Engine
 
 DATA = random.Random(1).randbytes(1000)
 WINDOW = Window(chunk_size=2**20, send_ahead=9)

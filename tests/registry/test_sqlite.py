@@ -11,8 +11,9 @@ from incoming_wsgi.errors import NoSpace, Unavailable
 from incoming_wsgi.registry import Delivery, from_url
 from incoming_wsgi.registry.sqlite import SCHEMA_VERSION, SQLiteRegistry
 from incoming_wsgi.upload import State, Upload
+from tests.support.waiting import eventually
 
-from ..helpers import Child, eventually
+from ..helpers import Child
 
 ADD = """
 import sys

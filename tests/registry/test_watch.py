@@ -8,8 +8,7 @@ import pytest
 
 from incoming_wsgi.registry import watch as module
 from incoming_wsgi.registry.watch import Watch
-
-from ..helpers import eventually
+from tests.support.waiting import eventually
 
 
 class Changes:

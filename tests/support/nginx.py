@@ -8,8 +8,9 @@ from pathlib import Path
 import requests
 
 from tests.needs import need
+from tests.support.waiting import eventually
 
-from .processes import ROOT, Process, eventually, free_port
+from .processes import ROOT, Process, free_port
 
 _AROUND = """
 daemon off; user root; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log info;

@@ -17,8 +17,9 @@ import requests
 from websocket import WebSocket, create_connection
 
 from tests.needs import need
+from tests.support.waiting import eventually
 
-from .processes import Process, eventually, free_port
+from .processes import Process, free_port
 
 #: Seconds that a command may take; the browser's first start is the longest.
 _PATIENCE = 60

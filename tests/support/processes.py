@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import requests
+
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -30,20 +32,6 @@ GUNICORN: Mapping[str, tuple[str, ...]] = {
     "gevent-pywsgi": ("-k", "gevent_pywsgi", "-w", "2"),
 }
 OTHERS = ("pywsgi", "werkzeug", "waitress", "cheroot")
-
-
-def eventually(condition: Callable[[], T | None], timeout: float = 20, what: str = "the condition") -> T:
-    """What ``condition()`` gives, as soon as that is true.
-
-    :raises AssertionError: it did not come true within ``timeout`` seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
-        time.sleep(0.02)
 
 
 def free_port() -> int:
