@@ -1,7 +1,9 @@
-# make demo   an example app in your browser (PORT=8000, EXAMPLE=bottle_app, flask_app or node_app)
-# make test   everything that must hold: linters, types, the browser library, all tests
+# make demo      an example app in your browser (PORT=8000, EXAMPLE=bottle_app, flask_app or node_app)
+# make test      everything that must hold: linters, types, the browser library, all tests
+# make torture   the long campaigns of the fault laboratory (MINUTES=30, SEED=1, CAMPAIGN=name)
+# make mutants   can each of these campaigns fail? By deliberate faults
 # make lint   only the linters and the types
-# make clean  removes what these commands made, but for what you uploaded into the examples
+# make clean     removes what these commands made, but for what you uploaded into the examples
 #
 # A virtual environment in .venv is made when needed. What has been done is not done twice.
 
@@ -20,7 +22,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SAY := @printf '\n==> %s\n'
 
-.PHONY: help demo test lint types packages javascript clean
+.PHONY: help demo test torture mutants lint types packages javascript clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -31,6 +33,14 @@ demo: $(VENV)/.demo-installed
 test: packages $(VENV)/.test-installed lint javascript
 	$(SAY) "Python tests"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+torture: packages $(VENV)/.test-installed
+	$(SAY) "Fault laboratory: the long campaigns"
+	@$(BIN)/python -m tests.faults --full $(CAMPAIGN) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+mutants: packages $(VENV)/.test-installed
+	$(SAY) "Fault laboratory: does each campaign notice a deliberate fault?"
+	@$(BIN)/python -m tests.faults.mutate
 
 lint: $(VENV)/.test-installed
 	$(SAY) "ruff: style and likely mistakes"
