@@ -32,9 +32,7 @@ def main(name: str, host: str, port: int) -> int:
     # For the node example, which starts a server in Python.
     environment = {**os.environ, "PYTHON": sys.executable}
     # A session of its own, so that Ctrl-C reaches us alone and the example is asked once, politely.
-    example = subprocess.Popen(
-        _command(name, host, port), cwd=HERE / name, env=environment, start_new_session=True
-    )
+    example = subprocess.Popen(_command(name, host, port), cwd=HERE / name, env=environment, start_new_session=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(name, host, port, example)

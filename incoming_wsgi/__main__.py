@@ -25,6 +25,8 @@ _SETTINGS = (
     ("backend_key", "KEY", "key that back ends must show; better given in INCOMING_BACKEND_KEY"),
     ("signing_keys", "KEYS", "whsec_… keys that hand-over calls are signed with; better in INCOMING_SIGNING_KEYS"),
     ("chunk_size", "SIZE", "longest chunk over HTTP; default: 8M"),
+    ("durability", "MODE", "process, or fsync: what has arrived survives a power cut, too; default: process"),
+    ("free_space_floor", "SIZE", "part of the disk that uploads leave free; default: 256M"),
     ("max_length", "SIZE", "longest file; default: 1T"),
     ("idle_timeout", "SECONDS", "give an upload up when nothing has come for so long; default: 12 hours"),
     ("handover_timeout", "SECONDS", "how long a back end may take to answer; default: 55"),

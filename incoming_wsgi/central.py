@@ -21,15 +21,13 @@ from .handover import URLHandler
 from .middleware import (
     PerProcess,
     close_when_stopping,
+    make_receiver,
     manners_of,
-    patience_of,
     refuse,
-    registry_of,
     route,
     storage_of,
 )
 from .receiver import App, Receiver
-from .registry import from_url
 from .settings import Settings, size
 from .signatures import key_of
 from .storage.files import FileStorage
@@ -95,7 +93,7 @@ def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
     folder = section.get("storage", str(Path(settings.storage) / name))
     return Tenant(
         name=name,
-        storage=FileStorage(folder, mode=settings.file_mode, group=settings.file_group),
+        storage=storage_of(settings, folder),
         key=section["key"],
         finish_hosts=_words(section, "finish_hosts"),
         max_length=size(section.get("max_length", str(settings.max_length))),
@@ -109,8 +107,7 @@ def _words(section: configparser.SectionProxy, name: str) -> tuple[str, ...]:
 
 def receiver_of(settings: Settings, tenants: Iterable[Tenant]) -> Receiver:
     """The engine for these apps; not started."""
-    apps = {tenant.name: _app_of(tenant, settings) for tenant in tenants}
-    return Receiver(from_url(registry_of(settings)), apps, patience_of(settings))
+    return make_receiver(settings, [_app_of(tenant, settings) for tenant in tenants])
 
 
 def _app_of(tenant: Tenant, settings: Settings) -> App:

@@ -189,32 +189,34 @@ class Digests:
     """The followers of this process, one for each upload that it has opened.
 
     :param read: opens the bytes of an upload.
-    :param save: remembers upload id, position and state.
+    :param save: remembers position and state for an upload.
     :param saved: what was remembered last for an upload id.
     """
 
     def __init__(
         self,
         read: Callable[[Upload], BinaryIO],
-        save: Callable[[str, int, bytes], None],
+        save: Callable[[Upload, int, bytes], None],
         saved: Callable[[str], tuple[int, bytes] | None],
     ) -> None:
         self._read = read
         self._save = save
         self._saved = saved
         self._followers: dict[str, Follower] = {}
+        self._taken_back: dict[str, int] = {}  # as it was when the follower began: later on it has read what is gone
         self._offsets: dict[str, int] = {}
         self._touched: dict[str, float] = {}  # monotonic seconds
 
     def start(self, upload: Upload) -> None:
         """Follow an upload from now on."""
-        if upload.id not in self._followers:
+        if self._follower_of(upload) is None:
             self._followers[upload.id] = self._follower(upload)
+            self._taken_back[upload.id] = upload.taken_back
             self._touched[upload.id] = time.monotonic()
 
     def advance(self, upload: Upload) -> None:
         """Tell the follower, if this process has one, how far the safe bytes reach."""
-        follower = self._followers.get(upload.id)
+        follower = self._follower_of(upload)
         if follower is None:
             return
         self._offsets[upload.id] = upload.offset
@@ -224,7 +226,7 @@ class Digests:
 
     def finish(self, upload: Upload) -> str:
         """The SHA-256 of a complete upload, in hexadecimal."""
-        follower = self._followers.get(upload.id) or self._follower(upload)
+        follower = self._follower_of(upload) or self._follower(upload)
         try:
             return follower.finish(upload.length or 0)
         finally:
@@ -233,6 +235,7 @@ class Digests:
     def drop(self, upload_id: str) -> None:
         """Stop following."""
         self._followers.pop(upload_id, None)
+        self._taken_back.pop(upload_id, None)
         self._offsets.pop(upload_id, None)
         self._touched.pop(upload_id, None)
 
@@ -243,8 +246,11 @@ class Digests:
             if touched < long_ago:
                 self.drop(upload_id)
 
+    def _follower_of(self, upload: Upload) -> Follower | None:
+        return self._followers.get(upload.id) if self._taken_back.get(upload.id) == upload.taken_back else None
+
     def _follower(self, upload: Upload) -> Follower:
         def save(position: int, state: bytes) -> None:
-            self._save(upload.id, position, state)
+            self._save(upload, position, state)
 
         return Follower(lambda: self._read(upload), save, self._saved(upload.id))

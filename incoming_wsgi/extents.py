@@ -32,6 +32,13 @@ class Extents:
             last += 1
         return Extents((*self.ranges[:first], (start, end), *self.ranges[last:]))
 
+    def merge(self, other: Extents) -> Extents:
+        """These extents and those."""
+        merged = self
+        for start, end in other.ranges:
+            merged = merged.add(start, end)
+        return merged
+
     def missing(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The gaps within ``[start, end)``, in order."""
         for safe_start, safe_end in self.ranges:

@@ -173,7 +173,7 @@ class Incoming:
         if self._on_finish is not None or self._on_cancel is not None:
             handlers["callable"] = CallableHandler(self._on_finish, self._on_cancel, self._record_move)
         app = App(settings.name, storage_of(settings), handlers, settings.max_length)
-        receiver = Receiver(from_url(registry_of(settings)), {app.name: app}, patience_of(settings))
+        receiver = make_receiver(settings, [app])
         receiver.start()
         offload.background(close_when_stopping, self._frontend, name="shutdown watch")
         return receiver
@@ -308,8 +308,20 @@ def patience_of(settings: Settings) -> Patience:
     return Patience(idle=settings.idle_timeout, wait=settings.wait_timeout)
 
 
-def storage_of(settings: Settings) -> FileStorage:
-    return FileStorage(settings.storage, mode=settings.file_mode, group=settings.file_group)
+def make_receiver(settings: Settings, apps: Iterable[App]) -> Receiver:
+    """The engine for these apps; not started."""
+    registry = from_url(registry_of(settings))
+    by_name = {app.name: app for app in apps}
+    return Receiver(registry, by_name, patience_of(settings), fsync=settings.durability == "fsync")
+
+
+def storage_of(settings: Settings, folder: str = "") -> FileStorage:
+    return FileStorage(
+        folder or settings.storage,
+        mode=settings.file_mode,
+        group=settings.file_group,
+        floor=settings.free_space_floor,
+    )
 
 
 def registry_of(settings: Settings) -> str:

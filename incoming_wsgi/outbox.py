@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -82,7 +81,7 @@ class Outbox:
         for app, handlers in self._handlers.items():
             while not self._stopped:
                 self._free.acquire()
-                delivery = self._registry.lease(app, tuple(handlers), time.time())
+                delivery = self._registry.lease(app, tuple(handlers), self._registry.now())
                 if delivery is None:
                     self._free.release()
                     break
@@ -96,7 +95,7 @@ class Outbox:
             self._answered(delivery, outcome)
         except Exception:
             # The lease must not stay with a living process that has forgotten it.
-            self._registry.postpone(later(delivery, Outcome("failed", "an error in the outbox")))
+            self._registry.postpone(later(delivery, Outcome("failed", "an error in the outbox"), self._registry.now()))
             raise
         finally:
             self._free.release()
@@ -112,17 +111,20 @@ class Outbox:
             return Outcome("failed", f"{type(error).__name__}: {error}"[:200])
 
 
-def later(delivery: Delivery, outcome: Outcome) -> Delivery:
-    """The row after a failed attempt: due again after a pause that grows, jittered so that a herd spreads out."""
+def later(delivery: Delivery, outcome: Outcome, now: float) -> Delivery:
+    """The row after a failed attempt: due again after a pause that grows, jittered so that a herd spreads out.
+
+    :param now: the time by the registry's clock.
+    """
     pause = PAUSES[min(delivery.attempt, len(PAUSES) - 1)] * random.uniform(0.8, 1.2)
     return replace(
         delivery,
         attempt=delivery.attempt + 1,
-        due_at=time.time() + max(pause, outcome.retry_after or 0),
+        due_at=now + max(pause, outcome.retry_after or 0),
         error=outcome.error,
     )
 
 
-def is_given_up(delivery: Delivery) -> bool:
+def is_given_up(delivery: Delivery, now: float) -> bool:
     """Whether this row has been tried for as long as we try."""
-    return time.time() - delivery.created_at > PATIENCE
+    return now - delivery.created_at > PATIENCE

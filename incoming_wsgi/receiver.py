@@ -41,8 +41,9 @@ from .extents import Extents
 from .handover import Handler, Notice, Outcome, handler_for
 from .outbox import Outbox, is_given_up, later
 from .registry import Delivery, Registry, Unsubscribe
-from .storage import Data, Storage, Writer
+from .storage import Data, Storage, SyncFailed, Writer
 from .upload import CLOSED_STATES, MOVES, OPEN_STATES, State, Upload, is_ticket, shortened
+from .watermark import Watermarks
 
 log = logging.getLogger("incoming_wsgi")
 
@@ -57,6 +58,8 @@ _SWEEP_INTERVAL = 5.0  # seconds, for each process; only one of them works at a 
 _COMEBACK = 600.0  # seconds after its start in which a process lets no upload expire: clients are coming back
 _GRACE = 5.0  # seconds that whoever brought the last byte has to complete the upload by itself
 _TOMBSTONE = 86400.0  # seconds for which a closed upload can still be asked for
+_ORPHAN_AGE = 86400.0  # seconds after which bytes of an upload that nobody knows are put aside
+_ORPHAN_INTERVAL = 3600.0  # seconds between two looks for them
 _CONFLICTS = 50  # times that a move is tried again because somebody else moved first
 
 
@@ -87,18 +90,23 @@ class Patience:
 
 
 class Receiver:
-    """:param apps: the apps that this process serves, by name."""
+    """:param apps: the apps that this process serves, by name.
+    :param fsync: whether a byte is acknowledged only when a power cut can't take it any more.
+    """
 
-    def __init__(self, registry: Registry, apps: Mapping[str, App], patience: Patience) -> None:
+    def __init__(self, registry: Registry, apps: Mapping[str, App], patience: Patience, *, fsync: bool = False) -> None:
         self.registry = registry
+        self._fsync = fsync
         self._apps = apps
         self._patience = patience
         self._digests = Digests(self.read, registry.keep_digest, registry.digest)
         handlers = {name: app.handlers for name, app in apps.items()}
         self._outbox = Outbox(registry, handlers, self._notice, self._answered)
+        self._watermarks = Watermarks(self._sync_arrived)
         self._completing: set[str] = set()
         self._stopped = threading.Event()
         self._made_at = time.monotonic()
+        self._orphans_sought_at = self._made_at
 
     # -- life of the process --------------------------------------------------------------------------------
 
@@ -143,15 +151,23 @@ class Receiver:
             max_length=max_length,
             metadata=dict(metadata or {}),
             event_id=f"msg_{uuid.uuid4().hex}",
+            active_at=self.registry.now(),
         )
-        return self.registry.create(upload)
+        created = self.registry.create(upload)
+        self._settle()
+        return created
 
     def status(self, upload_id: str, app: str | None = None) -> Upload:
-        """The upload as it is now.
+        """The upload as it is now, and as may be told to anybody.
 
         :param app: whose it must be.
         :raises UnknownUpload: there is none, or it is another app's.
         """
+        upload = self._known(upload_id, app)
+        self._settle()
+        return upload
+
+    def _known(self, upload_id: str, app: str | None = None) -> Upload:
         upload = self.registry.get(upload_id) if is_ticket(upload_id) else None
         if upload is None or upload.app not in self._apps or app not in (None, upload.app):
             raise UnknownUpload
@@ -165,6 +181,7 @@ class Receiver:
         upload = self.registry.wait(upload_id, lambda found: found is None or until(found), timeout)
         if upload is None:
             raise UnknownUpload
+        self._settle()
         return upload
 
     def subscribe(self, upload_id: str, changed: Callable[[], None]) -> Unsubscribe:
@@ -193,7 +210,7 @@ class Receiver:
         :raises TooLarge: the file is longer than the ticket, or the app, allows.
         """
         for _ in range(_CONFLICTS):
-            upload = self.status(upload_id)
+            upload = self._known(upload_id)
             self._refuse_if_over(upload)
             self._refuse_other_file(upload, length, fingerprint)
             if upload.state not in OPEN_STATES:
@@ -206,7 +223,7 @@ class Receiver:
                 length=length,
                 fingerprint=upload.fingerprint or fingerprint,
                 filename_from_browser=upload.filename_from_browser or name,
-                active_at=time.time(),
+                active_at=self.registry.now(),
             )
             try:
                 saved = self.registry.save(upload, opened)
@@ -215,6 +232,9 @@ class Receiver:
             log.info("upload %s opened (%s), %d of %d bytes", shortened(saved.id), protocol, saved.received, length)
             if not saved.received:
                 self._storage(saved).create(saved)
+            if self._fsync and not saved.received:
+                self._storage(saved).sync(saved)
+            self._settle()
             session = self._session(saved)
             self._digests.start(saved)
             return session
@@ -226,7 +246,7 @@ class Receiver:
         :raises Replaced: somebody else has opened it since.
         :raises AlreadyComplete, Cancelled, Expired, Damaged, Undeliverable: it takes no more bytes.
         """
-        upload = self.status(upload_id)
+        upload = self._known(upload_id)
         refuse_writing(upload, token)
         return self._session(upload)
 
@@ -240,7 +260,7 @@ class Receiver:
             return upload
         refuse_writing(upload, token)
         try:
-            return self._move(upload, State.PAUSED, active_at=time.time())
+            return self._move(upload, State.PAUSED, active_at=self.registry.now())
         except Conflict:
             return self.status(upload_id)  # it moved on at this moment
 
@@ -297,10 +317,10 @@ class Receiver:
         upload = self.status(upload_id)
         delivery = self.registry.due(upload.id)
         if delivery is not None:
-            self.registry.enqueue(replace(delivery, due_at=0, created_at=time.time()))
+            self.registry.enqueue(replace(delivery, due_at=0, created_at=self.registry.now()))
         elif upload.state is State.UNDELIVERABLE:
             after = upload.to(State.HANDING_OVER, reason="")
-            upload = self.registry.save(upload, after, enqueue=_delivery(upload, "finished"))
+            upload = self.registry.save(upload, after, enqueue=self._delivery(upload, "finished"))
         else:
             raise NotReady
         self._outbox.wake()
@@ -315,7 +335,7 @@ class Receiver:
 
         :param expire: whether this process has been there for clients long enough to say that they are idle.
         """
-        now = time.time()
+        now = self.registry.now()
         for upload in self.registry.find_complete():
             if upload.app in self._apps and upload.active_at <= now - _GRACE:
                 self.complete(upload)
@@ -331,6 +351,21 @@ class Receiver:
         for upload in self.registry.find(CLOSED_STATES, idle_since=now - _TOMBSTONE):
             self._bury(upload)
         self._digests.prune()
+        if time.monotonic() - self._orphans_sought_at >= _ORPHAN_INTERVAL:
+            self._orphans_sought_at = time.monotonic()
+            self.quarantine_orphans()
+
+    def quarantine_orphans(self) -> None:
+        """Put aside what has lain in a storage for a day and belongs to no upload; nothing is deleted.
+
+        Only what was still arriving: a complete file without a record is one that the app wanted to keep.
+        """
+        for storage in {id(app.storage): app.storage for app in self._apps.values()}.values():
+            for upload_id in storage.arriving_since(_ORPHAN_AGE):
+                if self.registry.get(upload_id) is None:
+                    log.warning("nobody knows the upload %s; its bytes are put aside", shortened(upload_id))
+                    with suppress(FileNotFoundError):
+                        storage.quarantine(upload_id)
 
     def find(self, app: str | None = None) -> list[Upload]:
         """All uploads that are known (for an operator), the longest idle first."""
@@ -378,6 +413,8 @@ class Receiver:
     def _roll_forward(self, upload: Upload) -> None:
         try:
             self._hand_over(upload)
+        except SyncFailed as error:
+            self._take_back(upload, str(error))
         except (Damaged, EOFError, FileNotFoundError) as error:
             log.error("upload %s is damaged: %s", shortened(upload.id), error)  # noqa: TRY400 (expected; no trace)
             self._move(upload, State.DAMAGED, reason=str(error) or Damaged.sentence)
@@ -388,12 +425,52 @@ class Receiver:
             self._completing.discard(upload.id)
 
     def _hand_over(self, upload: Upload) -> None:
+        """Each step is recorded, and the record synced, before the next one needs it: see the order in the manual."""
+        if not upload.is_complete:
+            raise SyncFailed("A power cut has taken bytes that were not on the disk yet.")
         digest = self._digests.finish(upload)
-        location = self._storage(upload).complete(upload)
-        after = upload.to(State.HANDING_OVER, holder="", sha256=digest, location=location, active_at=time.time())
-        self.registry.save(upload, after, enqueue=_delivery(after, "finished"))
+        self._refuse_other_bytes(upload, digest)
+        storage = self._storage(upload)
+        storage.sync(upload)
+        upload = self._move(upload, State.COMPLETING, sha256=digest, synced=upload.extents)
+        self.registry.sync()
+        location = storage.complete(upload)
+        after = upload.to(State.HANDING_OVER, holder="", location=location, active_at=self.registry.now())
+        self.registry.save(upload, after, enqueue=self._delivery(after, "finished"))
+        self.registry.sync()
         log.info("upload %s is complete", shortened(upload.id))
         self._outbox.wake()
+
+    def _take_back(self, upload: Upload, reason: str) -> None:
+        """Some bytes did not get onto the disk: whoever sends this upload has to open it anew and to send them again.
+
+        The session ends: what its lanes remember as arrived need not be there any more.
+        """
+        with suppress(Conflict):
+            current = self._known(upload.id)
+            if current.state not in (State.RECEIVING, State.PAUSED, State.COMPLETING):
+                return
+            after = current.to(State.RECEIVING, epoch=current.epoch + 1, session="", holder="", sha256="")
+            saved = self.registry.save(current, after, back_to_synced=True)
+            log.error("upload %s is back at %d bytes: %s", shortened(upload.id), saved.received, reason)
+        self._digests.drop(upload.id)
+
+    def _sync_arrived(self, upload: Upload) -> None:
+        """Put onto the disk what has arrived by now, and record that."""
+        current = self.registry.get(upload.id)
+        if current is None or current.state not in OPEN_STATES:
+            return
+        try:
+            self._storage(current).sync(current)
+        except SyncFailed as error:
+            self._take_back(current, str(error))
+        else:
+            self.registry.add_synced(current)
+
+    def _refuse_other_bytes(self, upload: Upload, digest: str) -> None:
+        """:raises Damaged: the bytes were others when they were hashed before; a disk has lied, say, at a power cut."""
+        if upload.sha256 not in ("", digest):
+            raise Damaged("What is stored is not what arrived: its SHA-256 has changed.")
 
     def _notice(self, delivery: Delivery) -> Notice | None:
         """What the outbox tells the app; ``None`` where it has nothing to tell any more."""
@@ -407,15 +484,29 @@ class Receiver:
                 upload = self._move(upload, State.HANDING_OVER)
             except Conflict:
                 return None  # finish_upload came at this moment
+        if upload.boot_id != self.registry.boot_id and not self._is_whole_after_power_cut(upload, delivery):
+            return None
         here = self._storage(upload).locate(upload) is not None
         if not here and not upload.moved_to and delivery.attempt:
             return None  # the app took the file away by itself, and its answer was lost
         return Notice(upload, delivery, upload.location if here else upload.moved_to or upload.location)
 
+    def _is_whole_after_power_cut(self, upload: Upload, delivery: Delivery) -> bool:
+        """Hash a complete file again that may have been through a power cut, before anybody is given it."""
+        try:
+            with suppress(FileNotFoundError):  # the app has taken it
+                self._refuse_other_bytes(upload, self._digests.finish(upload))
+        except (Damaged, EOFError) as error:
+            log.error("upload %s is damaged: %s", shortened(upload.id), error)  # noqa: TRY400 (expected; no trace)
+            self.registry.save(upload, upload.to(State.DAMAGED, reason=str(error)), settle=delivery)
+            return False
+        self.registry.save(upload, replace(upload, boot_id=self.registry.boot_id))
+        return True
+
     def _answered(self, delivery: Delivery, outcome: Outcome) -> None:
         """Record what came of an attempt."""
         upload = self.registry.get(delivery.upload_id)
-        if upload is None:
+        if upload is None or upload.state is State.DAMAGED:
             return
         try:
             if delivery.kind != "finished":
@@ -424,52 +515,56 @@ class Receiver:
                 self._finish(upload, delivery)
             elif outcome.word == "wait":
                 self._wait_for_app(upload, delivery)
-            elif is_given_up(delivery):
+            elif is_given_up(delivery, self.registry.now()):
                 log.error("upload %s is undeliverable: %s", shortened(upload.id), outcome.error)
                 after = upload.to(State.UNDELIVERABLE, reason=outcome.error)
                 self.registry.save(upload, after, settle=delivery)
             else:
-                self.registry.postpone(later(delivery, outcome))
+                self.registry.postpone(later(delivery, outcome, self.registry.now()))
         except Conflict:
             # finish_upload came meanwhile: it has settled the row
             log.debug("upload %s moved on while it was handed over", shortened(upload.id))
 
     def _told_of_end(self, upload: Upload, delivery: Delivery, outcome: Outcome) -> None:
-        if outcome.word != "failed" or is_given_up(delivery):
+        now = self.registry.now()
+        if outcome.word != "failed" or is_given_up(delivery, now):
             self.registry.save(upload, upload, settle=delivery)
         else:
-            self.registry.postpone(later(delivery, outcome))
+            self.registry.postpone(later(delivery, outcome, now))
 
     def _wait_for_app(self, upload: Upload, delivery: Delivery) -> None:
         if upload.state is not State.HANDING_OVER:
             raise Conflict
-        now = time.time()  # the app is alive: it gets as much patience as in the beginning
+        now = self.registry.now()  # the app is alive: it gets as much patience as in the beginning
         due = replace(delivery, attempt=delivery.attempt + 1, due_at=now + self._patience.wait, created_at=now)
         self.registry.save(upload, upload.to(State.WAITING_FOR_APP), settle=delivery, enqueue=replace(due, holder=""))
 
     def _finish(self, upload: Upload, delivery: Delivery | None) -> Upload:
         if upload.state is State.FINISHED:
             return self.registry.save(upload, upload, settle=delivery)
-        after = upload.to(State.FINISHED, reason="", active_at=time.time())
+        after = upload.to(State.FINISHED, reason="", active_at=self.registry.now())
         saved = self.registry.save(upload, after, settle=delivery)
         log.info("upload %s is finished", shortened(upload.id))
-        if upload.remove_file_when_finished:
+        if upload.remove_file_when_finished and self._storage(upload).locate(upload) is not None:
+            self.registry.sync()
             self._storage(upload).remove(upload)
+        self._settle()
         return saved
 
     def _give_up(self, upload: Upload, state: State, reason: str) -> Upload:
         for _ in range(_CONFLICTS):
             if state not in _moves(upload):
                 raise TooLate
-            after = upload.to(state, reason=reason, active_at=time.time())
+            after = upload.to(state, reason=reason, active_at=self.registry.now())
             kind = "cancelled" if state is State.CANCELLED else "expired"
             try:
-                saved = self.registry.save(upload, after, enqueue=_delivery(after, kind))
+                saved = self.registry.save(upload, after, enqueue=self._delivery(after, kind))
             except Conflict:
                 upload = self.status(upload.id)
                 continue
             log.info("upload %s is %s: %s", shortened(upload.id), kind, reason)
             self._digests.drop(upload.id)
+            self.registry.sync()
             self._storage(upload).remove(upload)
             self._outbox.wake()
             return saved
@@ -488,27 +583,51 @@ class Receiver:
         """Remember where the app takes a file, before it is touched."""
         current = self.status(upload.id)
         self.registry.save(current, replace(current, moved_to=target))
+        self.registry.sync()
 
     # -- helpers --------------------------------------------------------------------------------------------
 
     def _storage(self, upload: Upload) -> Storage:
         return self._apps[upload.app].storage
 
+    def _settle(self) -> None:
+        """Before anything is told: in fsync mode what was read or written of the records must be on the disk."""
+        if self._fsync:
+            self.registry.sync()
+
+    def _delivery(self, upload: Upload, kind: str) -> Delivery:
+        now = self.registry.now()
+        return Delivery(
+            event_id=upload.event_id if kind == "finished" else f"{upload.event_id}_{kind}",
+            upload_id=upload.id,
+            app=upload.app,
+            kind=kind,
+            handler=handler_for(upload.target),
+            due_at=now,
+            created_at=now,
+        )
+
     def _session(self, upload: Upload) -> Session:
         """:raises IncomingError: the upload has ended meanwhile, or its bytes are gone."""
         try:
             writer = self._storage(upload).open(upload)
         except (FileNotFoundError, Damaged) as error:
-            refuse_writing(self.status(upload.id), upload.session)
+            refuse_writing(self._known(upload.id), upload.session)
             reason = str(error) if isinstance(error, Damaged) else "The stored bytes of this upload are gone."
             self._move(upload, State.DAMAGED, reason=reason)
             raise Damaged(reason) from None
         self._remove_if_ended(upload, writer)
-        return Session(upload, self.registry, writer, self._digests)
+        return Session(upload, self.registry, writer, self._arrived, fsync=self._fsync)
+
+    def _arrived(self, upload: Upload) -> None:
+        """More of an upload is safe."""
+        self._digests.advance(upload)
+        if not self._fsync:
+            self._watermarks.advance(upload)
 
     def _remove_if_ended(self, upload: Upload, writer: Writer) -> None:
         """A cancel that came between our opening and the making of the file has not seen the file."""
-        current = self.status(upload.id)
+        current = self._known(upload.id)
         if current.state in (State.CANCELLED, State.EXPIRED):
             writer.close()
             self._storage(upload).remove(upload)
@@ -534,13 +653,19 @@ class Session:
     """One lane of the client that owns an upload: writes bytes and records them as safe.
 
     A session is used by one thread at a time; a client's lanes have one each, with the same token.
+
+    :param arrived: is told when more of the upload is safe.
+    :param fsync: whether only that counts as safe which a power cut can't take.
     """
 
-    def __init__(self, upload: Upload, registry: Registry, writer: Writer, digests: Digests) -> None:
+    def __init__(
+        self, upload: Upload, registry: Registry, writer: Writer, arrived: Callable[[Upload], None], *, fsync: bool
+    ) -> None:
         self.upload = upload
         self._registry = registry
         self._writer = writer
-        self._digests = digests
+        self._arrived = arrived
+        self._fsync = fsync
         self._pending = Extents()  # written, but not recorded yet
         self._recorded_at = time.monotonic()
 
@@ -575,18 +700,26 @@ class Session:
         """Record what was written. Only what :meth:`sync` has returned for may be acknowledged.
 
         :raises Replaced: another opening owns the upload now.
+        :raises NoSpace, Unavailable: nothing of it counts as arrived; an opening, later, may help.
         """
         pending, self._pending = self._pending, Extents()
+        if pending.ranges:
+            self._record(pending)
+            self._arrived(self.upload)
+        self._recorded_at = time.monotonic()
+        return self.upload
+
+    def _record(self, pending: Extents) -> None:
+        if self._fsync:
+            self._writer.sync()
         for start, end in pending.ranges:
             try:
-                self.upload = self._registry.add_extent(self.upload.id, self.token, start, end)
+                self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=self._fsync)
             except Conflict:
                 self._current()
                 raise Replaced from None
-        self._recorded_at = time.monotonic()
-        if pending.ranges:
-            self._digests.advance(self.upload)
-        return self.upload
+        if self._fsync:
+            self._registry.sync()
 
     def discard(self) -> None:
         """Let what was written since the last :meth:`sync` not count; it will be written over."""
@@ -616,6 +749,8 @@ def refuse_writing(upload: Upload, token: str) -> None:
     """Raise what stands against writing to an upload with a session token, if anything does."""
     if upload.state in _OVER:
         raise _OVER[upload.state](upload.public_reason)
+    if upload.taken_back and not upload.session:
+        raise Unavailable("Some bytes of this upload are needed again: open it anew.", retry_after=1)
     if not compare_digest(upload.session.encode(), token.encode()) or not token:
         raise Replaced
     if upload.state not in OPEN_STATES:
@@ -633,16 +768,3 @@ _OVER: Mapping[State, type[IncomingError]] = {
 
 def _moves(upload: Upload) -> frozenset[State]:
     return MOVES[upload.state]
-
-
-def _delivery(upload: Upload, kind: str) -> Delivery:
-    now = time.time()
-    return Delivery(
-        event_id=upload.event_id if kind == "finished" else f"{upload.event_id}_{kind}",
-        upload_id=upload.id,
-        app=upload.app,
-        kind=kind,
-        handler=handler_for(upload.target),
-        due_at=now,
-        created_at=now,
-    )

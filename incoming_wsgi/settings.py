@@ -28,6 +28,13 @@ class Settings:
     registry: str = ""
     """URL of the registry; by default ``sqlite://`` in the storage folder. It must be on a local disk."""
 
+    durability: str = "process"
+    """When a byte counts as arrived. ``process``: it survives that processes are killed; after a power cut some bytes
+    are asked for again. ``fsync``: it survives a power cut, too; each acknowledgement waits for the disk."""
+
+    free_space_floor: int = 256 * 2**20
+    """The part of the disk that uploads leave free. Below it they wait for space; nothing that has arrived is lost."""
+
     name: str = "app"
     """Whose uploads these are. Apps that share a registry have different names."""
 
@@ -175,6 +182,8 @@ def _checked(settings: Settings) -> Settings:
         key_of(key)
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", settings.prefix):
         raise ValueError(f"prefix must be a path such as /incoming, not {settings.prefix!r}")
+    if settings.durability not in ("process", "fsync"):
+        raise ValueError(f"durability must be process or fsync, not {settings.durability!r}")
     for name in ("chunk_size", "websocket_chunk_size"):
         if not 64 * 1024 <= getattr(settings, name) <= 2**30 or getattr(settings, name) % 1024:
             raise ValueError(f"{name} must be whole KiB, from 64K to 1G")

@@ -36,8 +36,9 @@ MOVES: Mapping[State, frozenset[State]] = {
         {State.RECEIVING, State.PAUSED, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}
     ),
     State.PAUSED: frozenset({State.RECEIVING, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}),
-    State.COMPLETING: frozenset({State.HANDING_OVER, State.DAMAGED}),
-    State.HANDING_OVER: frozenset({State.WAITING_FOR_APP, State.FINISHED, State.UNDELIVERABLE}),
+    # Back to receiving: the power, or the disk, failed before all was synced, and bytes are owed again.
+    State.COMPLETING: frozenset({State.COMPLETING, State.HANDING_OVER, State.RECEIVING, State.DAMAGED}),
+    State.HANDING_OVER: frozenset({State.WAITING_FOR_APP, State.FINISHED, State.UNDELIVERABLE, State.DAMAGED}),
     State.WAITING_FOR_APP: frozenset({State.HANDING_OVER, State.FINISHED, State.UNDELIVERABLE}),
     State.UNDELIVERABLE: frozenset({State.HANDING_OVER, State.FINISHED}),
     State.FINISHED: frozenset(),
@@ -103,7 +104,8 @@ class ForbiddenMove(Exception):
 class Upload:
     """One file on its way in. A value: it changes by :meth:`to`, and a registry saves the change.
 
-    Times are seconds since 1970; positions, lengths and limits are bytes.
+    Positions, lengths and limits are bytes. ``created_at`` is seconds since 1970, ``active_at`` seconds of the
+    registry's own clock (:meth:`~incoming_wsgi.registry.Registry.now`).
     """
 
     id: str = field(default_factory=new_ticket)
@@ -120,6 +122,9 @@ class Upload:
     length: int | None = None
     max_length: int | None = None
     extents: Extents = NOTHING
+    synced: Extents = NOTHING  # of the extents, those that a power cut can't take
+    boot_id: str = ""  # the boot of the machine under which the other extents were recorded
+    taken_back: int = 0  # times that bytes were lost by a disk, and are owed again
     fingerprint: str = ""  # what the front end took of the file, to notice a changed one
     filename_from_browser: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -145,6 +150,13 @@ class Upload:
         if state not in MOVES[self.state]:
             raise ForbiddenMove(self, state)
         return replace(self, state=state, **changes)
+
+    def under(self, boot_id: str) -> Upload:
+        """This upload as it can be trusted under that boot of the machine: under another one only what was synced.
+
+        After a power cut a file can have the right size and be full of zeros.
+        """
+        return self if boot_id == self.boot_id else replace(self, extents=self.synced)
 
     @property
     def phase(self) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from incoming_wsgi import outbox, receiver
+from incoming_wsgi import receiver
 from incoming_wsgi.registry import sqlite
 
 from .end_to_end.browser import chromium
@@ -26,7 +26,7 @@ CI = os.environ.get("CI") == "true"
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The wall clock of the engine, to be moved by the test."""
     clock = Clock()
-    for module in (outbox, receiver, sqlite):
+    for module in (receiver, sqlite):
         monkeypatch.setattr(module, "time", clock)
     return clock
 

@@ -23,15 +23,31 @@ ROOT = Path(__file__).parent.parent
 
 
 class Clock:
-    """Stands in for the module ``time``: its wall clock moves only when told to, the rest is real."""
+    """Stands in for the module ``time``: its clocks move only when told to.
+
+    :ivar now: the wall clock.
+    """
 
     def __init__(self) -> None:
-        self.now = time.time()
+        self.now, self._monotonic = time.time(), time.monotonic()
 
     def time(self) -> float:
         return self.now
 
+    def monotonic(self) -> float:
+        return self._monotonic
+
     def advance(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+        self._monotonic += seconds
+
+    def restart(self) -> None:
+        """The machine has been off: its monotonic clock begins anew."""
+        self._monotonic = 5.0
+
+    def set_wall_clock(self, seconds: float) -> None:
+        """Somebody sets the wall clock, to so many seconds from what it shows."""
         self.now += seconds
 
     def __getattr__(self, name: str) -> Any:
@@ -65,13 +81,22 @@ class PlayedApp(Handler):
 class Engine:
     """A receiver on a folder, with an app that is played. A second one on the same folder is another process."""
 
-    def __init__(self, folder: Path, *, idle: float = 3600.0, wait: float = 600.0, max_length: int = 2**40) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        idle: float = 3600.0,
+        wait: float = 600.0,
+        max_length: int = 2**40,
+        fsync: bool = False,
+        boot_id: str = "",
+    ) -> None:
         self.folder = folder
         self.app = PlayedApp()
         self.storage = FileStorage(folder)
-        self.registry = SQLiteRegistry(folder / "registry.sqlite3")
+        self.registry = SQLiteRegistry(folder / "registry.sqlite3", boot_id)
         app = App("app", self.storage, {"callable": self.app}, max_length)
-        self.receiver = Receiver(self.registry, {"app": app}, Patience(idle=idle, wait=wait))
+        self.receiver = Receiver(self.registry, {"app": app}, Patience(idle=idle, wait=wait), fsync=fsync)
 
     def start(self) -> None:
         """Deliver from now on."""

@@ -182,12 +182,30 @@ class Kept:
         self.opened += 1
         return io.BytesIO(DATA)
 
-    def save(self, upload_id: str, position: int, state: bytes) -> None:
-        self.saved[upload_id] = (position, state)
+    def save(self, upload: Upload, position: int, state: bytes) -> None:
+        self.saved[upload.id] = (position, state)
 
 
-def arrived(upload: Upload, end: int) -> Upload:
-    return Upload(id=upload.id, length=len(DATA), extents=Extents().add(0, end))
+def arrived(upload: Upload, end: int, taken_back: int = 0) -> Upload:
+    return Upload(id=upload.id, length=len(DATA), extents=Extents().add(0, end), taken_back=taken_back)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_what_was_hashed_of_bytes_that_were_taken_back_does_not_count() -> None:
+    """The follower may have read what a disk has lost since; another process may have taken it back."""
+    kept, upload = Kept(), Upload()
+    kept.digests.start(upload)
+    kept.digests.advance(arrived(upload, 60_000))
+    eventually(lambda: kept.saved.get(upload.id, (0, b""))[0] == 60_000)
+    kept.saved.clear()
+    opened = kept.opened
+    kept.digests.advance(arrived(upload, 90_000, taken_back=1))
+    assert kept.digests.finish(arrived(upload, len(DATA), taken_back=1)) == DIGEST
+    assert kept.opened > opened
+    assert not kept.saved
+    kept.digests.start(arrived(upload, 10, taken_back=2))
+    kept.digests.advance(arrived(upload, 60_000, taken_back=2))
+    eventually(lambda: kept.saved.get(upload.id, (0, b""))[0] == 60_000)
 
 
 @pytest.mark.usefixtures("small_steps")

@@ -29,6 +29,8 @@ KEY = "whsec_" + "A" * 32
 WRITTEN = {
     "storage": ("/x y", "/x y"),
     "registry": ("sqlite:///x", "sqlite:///x"),
+    "durability": ("fsync", "fsync"),
+    "free_space_floor": ("2G", 2**31),
     "name": ("photos", "photos"),
     "prefix": ("/up/load", "/up/load"),
     "public_url": ("https://x.example", "https://x.example"),
@@ -82,6 +84,7 @@ def test_a_folder_is_needed(storage: str | None) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("durability", "none"),
         ("prefix", "incoming"),
         ("prefix", "/"),
         ("prefix", "/incoming/"),

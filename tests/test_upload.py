@@ -49,7 +49,12 @@ def test_a_closed_upload_stays_closed() -> None:
 
 def test_a_file_that_is_with_the_app_can_be_neither_cancelled_nor_expired() -> None:
     for state in WITH_THE_APP | {State.UNDELIVERABLE, State.DAMAGED}:
-        assert not MOVES[state] & {State.CANCELLED, State.EXPIRED, State.RECEIVING}
+        assert not MOVES[state] & {State.CANCELLED, State.EXPIRED}
+
+
+def test_bytes_can_be_owed_again_until_the_app_has_been_told() -> None:
+    backwards = {state for state in State if MOVES[state] & OPEN_STATES} - OPEN_STATES
+    assert backwards == {State.COMPLETING}
 
 
 def test_the_groups_do_not_overlap() -> None:

@@ -28,7 +28,7 @@ class Delivery:
     :ivar kind: what happened: ``finished``, ``cancelled`` or ``expired``.
     :ivar handler: who takes it: ``callable``, ``path`` or ``url``.
     :ivar attempt: attempts made so far.
-    :ivar due_at: when to try next, seconds since 1970.
+    :ivar due_at: when to try next; like ``created_at`` in seconds of the registry's clock.
     """
 
     event_id: str
@@ -63,6 +63,25 @@ class Registry(ABC):
     def alone(self, duty: str) -> AbstractContextManager[bool]:
         """Gives ``True`` to one process at a time, ``False`` to the others: for work that one should do for all."""
 
+    @property
+    @abstractmethod
+    def boot_id(self) -> str:
+        """The boot of the machine: another one after a power cut."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Seconds on a clock that all processes share and that never jumps, whatever happens to the wall clock.
+
+        It began as seconds since 1970; while the machine is off it stands still.
+        """
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Make all that was recorded so far survive a power cut. Callers at the same time share one sync.
+
+        :raises NoSpace, Unavailable: it may be lost; it must not be acknowledged.
+        """
+
     @abstractmethod
     def create(self, upload: Upload) -> Upload:
         """Record a new upload."""
@@ -79,10 +98,13 @@ class Registry(ABC):
         *,
         enqueue: Delivery | None = None,
         settle: Delivery | None = None,
+        back_to_synced: bool = False,
     ) -> Upload:
         """Compare and set: store what differs, if state, epoch and session are still those of ``before``.
 
         Extents are never written here: they only grow, by :meth:`add_extent`.
+
+        :param back_to_synced: but for this one case: the disk has lost bytes; only what is synced remains.
 
         :param enqueue: a row for the outbox, written in the same transaction.
         :param settle: a row of the outbox that is done with, removed in the same transaction.
@@ -91,11 +113,16 @@ class Registry(ABC):
         """
 
     @abstractmethod
-    def add_extent(self, upload_id: str, session: str, start: int, end: int) -> Upload:
+    def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
         """Merge ``[start, end)`` into what is safe.
 
+        :param synced: whether these bytes survive a power cut.
         :raises Conflict: the upload is gone, belongs to another session by now, or takes no more bytes.
         """
+
+    @abstractmethod
+    def add_synced(self, upload: Upload) -> None:
+        """Record that a power cut can't take the extents of ``upload``, unless some have been taken back since."""
 
     @abstractmethod
     def forget(self, upload_id: str) -> None:
@@ -112,7 +139,7 @@ class Registry(ABC):
     ) -> list[Upload]:
         """Uploads in one of ``states``, the longest idle first.
 
-        :param idle_since: seconds since 1970; only those that nothing has happened to after it.
+        :param idle_since: by the registry's clock; only those that nothing has happened to after it.
         """
 
     @abstractmethod
@@ -139,12 +166,12 @@ class Registry(ABC):
         """The outbox row of an upload, if there is one."""
 
     @abstractmethod
-    def keep_digest(self, upload_id: str, position: int, state: bytes) -> None:
-        """Remember the state of the running hash after ``position`` bytes."""
+    def keep_digest(self, upload: Upload, position: int, state: bytes) -> None:
+        """Remember the running hash after ``position`` bytes, unless bytes have been taken back since."""
 
     @abstractmethod
     def digest(self, upload_id: str) -> tuple[int, bytes] | None:
-        """Position and state of the hash that was remembered last."""
+        """Position and state of the hash that was remembered last; none after a power cut: it is not of the disk."""
 
     @abstractmethod
     def subscribe(self, upload_id: str, changed: Callable[[], None]) -> Unsubscribe:

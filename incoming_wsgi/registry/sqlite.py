@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from ..extents import Extents
 from ..locks import FileLock, try_flock
 from ..upload import OPEN_STATES, State, Upload
 from . import Delivery, Registry, Unsubscribe
+from .group import Group
 from .watch import Watch
 
 log = logging.getLogger("incoming_wsgi")
 
 #: Raised with every change of the tables; a file with a newer one is refused.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE uploads (
@@ -42,7 +43,8 @@ CREATE TABLE uploads (
     filename_from_browser TEXT NOT NULL, metadata TEXT NOT NULL, target TEXT NOT NULL, base_url TEXT NOT NULL,
     secret TEXT NOT NULL, remove_file_when_finished INTEGER NOT NULL, dest_type TEXT NOT NULL, holder TEXT NOT NULL,
     event_id TEXT NOT NULL, sha256 TEXT NOT NULL, location TEXT NOT NULL, moved_to TEXT NOT NULL, reason TEXT NOT NULL,
-    change INTEGER NOT NULL
+    change INTEGER NOT NULL,
+    synced TEXT NOT NULL DEFAULT '[]', boot_id TEXT NOT NULL DEFAULT '', taken_back INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX uploads_by_change ON uploads (change);
 CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
@@ -52,29 +54,55 @@ CREATE TABLE outbox (
 ) WITHOUT ROWID;
 CREATE INDEX outbox_by_due ON outbox (app, due_at);
 CREATE INDEX outbox_by_upload ON outbox (upload_id);
-CREATE TABLE digests (upload_id TEXT PRIMARY KEY, position INTEGER NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE digests (
+    upload_id TEXT PRIMARY KEY, position INTEGER NOT NULL, state BLOB NOT NULL, boot_id TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
 CREATE TABLE counter (change INTEGER NOT NULL);
 INSERT INTO counter VALUES (0);
+CREATE TABLE clock (boot_id TEXT NOT NULL, base REAL NOT NULL, latest REAL NOT NULL);
 """
 
+#: What makes a file of an older version (the key) one of the next.
+_MIGRATIONS = {
+    1: """
+ALTER TABLE uploads ADD COLUMN synced TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE uploads ADD COLUMN boot_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE uploads ADD COLUMN taken_back INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE digests ADD COLUMN boot_id TEXT NOT NULL DEFAULT '';
+CREATE TABLE clock (boot_id TEXT NOT NULL, base REAL NOT NULL, latest REAL NOT NULL);
+UPDATE uploads SET synced = extents;
+""",
+}
+
 _UPLOAD_FIELDS = tuple(field.name for field in fields(Upload))
+#: Fields that :meth:`SQLiteRegistry.save` takes from nobody.
+_NEVER_SAVED = frozenset({"version", "extents", "taken_back"})
 _DELIVERY_FIELDS = tuple(field.name for field in fields(Delivery))
 #: Seconds that another program, such as a backup, may have the file locked.
 _FOREIGN_PATIENCE = 1.0
 
 _CACHE_BYTES = 2 * 1024 * 1024
 
+#: Bytes up to which the log of writes is not worth moving into the database.
+_SMALL_LOG = 256 * 1024
+
+#: Seconds between two times that the clock is kept in the database, which moves the log, too.
+_CLOCK_INTERVAL = 60.0
+
 
 class SQLiteRegistry(Registry):
     """:param path: the database file; its folder is made if it is not there.
-
+    :param boot_id: the boot of the machine that this is; tests make power cuts with it.
     :raises Unavailable: the file can't be opened, now.
     :raises RuntimeError: the file was written by a newer version of this package.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], boot_id: str = "") -> None:
         self._path = Path(path)
+        self._boot_id = boot_id or _boot_id_of_machine()
         self._read_guard = threading.Lock()
+        self._group = Group(self._sync_log)
+        self._log_was_lost = False
         try:
             self._open()
         except (sqlite3.OperationalError, OSError) as error:
@@ -95,18 +123,66 @@ class SQLiteRegistry(Registry):
             os.close(self._lock_file)
             raise
         self._reader = self._connect()
+        self._clock_base = self._start_clock()
+        self._clock_kept_at = time.monotonic()
         self._holder, self._holder_file = self._come_alive()
+
+    # -- time and power -----------------------------------------------------------------------------------------
+
+    @property
+    def boot_id(self) -> str:
+        return self._boot_id
+
+    def now(self) -> float:
+        return self._clock_base + time.monotonic()
+
+    def sync(self) -> None:
+        self._group.join()
+
+    def _start_clock(self) -> float:
+        """The seconds to add to the machine's monotonic clock, which begins anew with every boot."""
+        with self._transaction() as db:
+            row = db.execute("SELECT * FROM clock").fetchone()
+            if row is not None and row["boot_id"] == self._boot_id:
+                return float(row["base"])
+            now = time.time() if row is None else row["latest"]
+            base = float(now) - time.monotonic()
+            db.execute("DELETE FROM clock")
+            db.execute("INSERT INTO clock VALUES (?, ?, ?)", (self._boot_id, base, now))
+            # Nobody knows how long the machine was off, and who said `wait` may have been on it.
+            db.execute("UPDATE outbox SET due_at = ? WHERE due_at > ?", (now, now))
+        return base
+
+    def _sync_log(self) -> None:
+        """Put SQLite's log onto the disk, as ``synchronous = FULL`` does at each commit; but for many commits at once.
+
+        The file is opened each time: closing it gives back none of SQLite's locks, which are on other files. A failed
+        sync is never tried again, since the kernel may have forgotten what it could not write: instead all of the log
+        is moved into the database, which is synced too.
+        """
+        try:
+            if self._log_was_lost:
+                with self._write_lock:
+                    offload.run(self._checkpoint)
+            else:
+                offload.run(_sync_file, f"{self._path}-wal")
+        except (OSError, sqlite3.Error) as error:
+            self._log_was_lost = True
+            log.error("the records could not be synced: %s", error)  # noqa: TRY400 (expected; no trace)
+            raise Unavailable("The server's records have trouble; what has arrived is kept.", retry_after=5) from error
+        self._log_was_lost = False
 
     # -- uploads ------------------------------------------------------------------------------------------------
 
     def create(self, upload: Upload) -> Upload:
+        upload = replace(upload, boot_id=self._boot_id)
         with self._transaction() as db:
             _insert(db, "uploads", {**_row_of_upload(upload), "change": _next_change(db)})
         return upload
 
     def get(self, upload_id: str) -> Upload | None:
         with self._read_guard:
-            return _select_upload(self._reader, upload_id)
+            return self._select_upload(self._reader, upload_id)
 
     def save(
         self,
@@ -115,12 +191,16 @@ class SQLiteRegistry(Registry):
         *,
         enqueue: Delivery | None = None,
         settle: Delivery | None = None,
+        back_to_synced: bool = False,
     ) -> Upload:
         with self._transaction() as db:
-            current = _select_upload(db, before.id)
+            current = self._select_upload(db, before.id)
             if current is None or _identity(current) != _identity(before):
                 raise Conflict
             changes = _differences(before, after)
+            if back_to_synced:
+                changes |= {"extents": current.synced.to_json(), "taken_back": current.taken_back + 1}
+                db.execute("DELETE FROM digests WHERE upload_id = ?", (before.id,))
             if changes:
                 changes["version"] = current.version + 1
                 changes["change"] = _next_change(db)
@@ -129,22 +209,33 @@ class SQLiteRegistry(Registry):
                 db.execute("DELETE FROM outbox WHERE event_id = ?", (settle.event_id,))
             if enqueue is not None:
                 _insert(db, "outbox", _row_of_delivery(enqueue))
-            saved = _select_upload(db, before.id)
+            saved = self._select_upload(db, before.id)
             assert saved is not None
         if changes:
             self._watch.notify(before.id)
         return saved
 
-    def add_extent(self, upload_id: str, session: str, start: int, end: int) -> Upload:
+    def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
         with self._transaction() as db:
-            current = _select_upload(db, upload_id)
+            current = self._select_upload(db, upload_id)
             if current is None or current.session != session or current.state not in OPEN_STATES:
                 raise Conflict
-            extents = current.extents.add(start, end)
-            _update(db, upload_id, {"extents": extents.to_json(), "active_at": time.time()})
-            saved = _select_upload(db, upload_id)
-            assert saved is not None
+            saved = replace(
+                current,
+                extents=current.extents.add(start, end),
+                synced=current.synced.add(start, end) if synced else current.synced,
+                boot_id=self._boot_id,
+                active_at=self.now(),
+            )
+            row = _row_of_upload(saved)
+            _update(db, upload_id, {name: row[name] for name in ("extents", "synced", "boot_id", "active_at")})
         return saved
+
+    def add_synced(self, upload: Upload) -> None:
+        with self._transaction() as db:
+            current = self._select_upload(db, upload.id)
+            if current is not None and current.taken_back == upload.taken_back:
+                _update(db, upload.id, {"synced": current.synced.merge(upload.extents).to_json()})
 
     def forget(self, upload_id: str) -> None:
         with self._transaction() as db:
@@ -152,14 +243,15 @@ class SQLiteRegistry(Registry):
                 db.execute(f"DELETE FROM {table} WHERE {column} = ?", (upload_id,))
 
     def find_complete(self) -> list[Upload]:
-        # The extents of a complete upload are one range from 0 to its length; of an empty file, none.
+        # The extents of a complete upload are one range from 0 to its length; of an empty file, none. Under another
+        # boot of the machine less of them may count.
         query = (
             f"SELECT * FROM uploads WHERE state IN ({_marks(OPEN_STATES)}) AND protocol = 'incoming'"
             " AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END LIMIT 1000"
         )
         with self._read_guard:
             rows = self._reader.execute(query, [state.value for state in OPEN_STATES]).fetchall()
-        return [_upload_of_row(row) for row in rows]
+        return [upload for upload in map(self._upload_of_row, rows) if upload.is_complete]
 
     def find(
         self,
@@ -177,7 +269,14 @@ class SQLiteRegistry(Registry):
             query, values = query + " AND app = ?", [*values, app]
         with self._read_guard:
             rows = self._reader.execute(query + " ORDER BY active_at LIMIT ?", [*values, limit]).fetchall()
-        return [_upload_of_row(row) for row in rows]
+        return [self._upload_of_row(row) for row in rows]
+
+    def _select_upload(self, db: sqlite3.Connection, upload_id: str) -> Upload | None:
+        row = db.execute("SELECT * FROM uploads WHERE id = ?", (upload_id,)).fetchone()
+        return None if row is None else self._upload_of_row(row)
+
+    def _upload_of_row(self, row: sqlite3.Row) -> Upload:
+        return _upload_of_row(row).under(self._boot_id)
 
     # -- outbox -------------------------------------------------------------------------------------------------
 
@@ -230,14 +329,18 @@ class SQLiteRegistry(Registry):
 
     # -- digests ------------------------------------------------------------------------------------------------
 
-    def keep_digest(self, upload_id: str, position: int, state: bytes) -> None:
+    def keep_digest(self, upload: Upload, position: int, state: bytes) -> None:
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (upload_id, position, state))
+            db.execute(
+                "INSERT OR REPLACE INTO digests (upload_id, position, state, boot_id)"
+                " SELECT id, ?, ?, ? FROM uploads WHERE id = ? AND taken_back = ?",
+                (position, state, self._boot_id, upload.id, upload.taken_back),
+            )
 
     def digest(self, upload_id: str) -> tuple[int, bytes] | None:
         with self._read_guard:
             row = self._reader.execute(
-                "SELECT position, state FROM digests WHERE upload_id = ?", (upload_id,)
+                "SELECT position, state FROM digests WHERE upload_id = ? AND boot_id = ?", (upload_id, self._boot_id)
             ).fetchone()
         return None if row is None else (row["position"], row["state"])
 
@@ -300,8 +403,11 @@ class SQLiteRegistry(Registry):
 
     def maintain(self) -> None:
         """Move the log into the database; automatic checkpoints would sync on the event loop."""
-        with self._write_lock:
-            offload.run(self._checkpoint)
+        is_clock_old = time.monotonic() - self._clock_kept_at >= _CLOCK_INTERVAL
+        if is_clock_old or os.stat(f"{self._path}-wal").st_size > _SMALL_LOG:
+            with self._write_lock:
+                offload.run(self._checkpoint)
+            self._clock_kept_at = time.monotonic()
         self._clear_dead_holders()
 
     def close(self) -> None:
@@ -317,6 +423,8 @@ class SQLiteRegistry(Registry):
         self._writer.execute(f"PRAGMA busy_timeout = {int(_FOREIGN_PATIENCE * 1000)}")
         try:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            # The first commit after it syncs the new log's header: better this one than one on the event loop.
+            self._writer.execute("UPDATE clock SET latest = max(latest, ?)", (self.now(),))
         finally:
             self._writer.execute("PRAGMA busy_timeout = 0")
 
@@ -370,6 +478,23 @@ class SQLiteRegistry(Registry):
             )
         if version == 0:
             self._writer.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+        for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
+            self._writer.executescript(f"BEGIN;{_MIGRATIONS[older]}PRAGMA user_version = {older + 1};COMMIT;")
+
+
+def _boot_id_of_machine() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"  # no Linux: a power cut can't be told from a restart
+
+
+def _sync_file(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _translated(error: sqlite3.OperationalError) -> IncomingError:
@@ -402,24 +527,20 @@ def _next_change(db: sqlite3.Connection) -> int:
     return int(change)
 
 
-def _select_upload(db: sqlite3.Connection, upload_id: str) -> Upload | None:
-    row = db.execute("SELECT * FROM uploads WHERE id = ?", (upload_id,)).fetchone()
-    return None if row is None else _upload_of_row(row)
-
-
 def _identity(upload: Upload) -> tuple[State, int, str]:
     return upload.state, upload.epoch, upload.session
 
 
 def _differences(before: Upload, after: Upload) -> dict[str, Any]:
     old, new = _row_of_upload(before), _row_of_upload(after)
-    return {name: new[name] for name in new if new[name] != old[name] and name not in {"extents", "version"}}
+    return {name: new[name] for name in new if new[name] != old[name] and name not in _NEVER_SAVED}
 
 
 def _row_of_upload(upload: Upload) -> dict[str, Any]:
     row = {name: getattr(upload, name) for name in _UPLOAD_FIELDS}
     row["state"] = upload.state.value
     row["extents"] = upload.extents.to_json()
+    row["synced"] = upload.synced.to_json()
     row["metadata"] = json.dumps(dict(upload.metadata))
     row["remove_file_when_finished"] = int(upload.remove_file_when_finished)
     return row
@@ -429,6 +550,7 @@ def _upload_of_row(row: sqlite3.Row) -> Upload:
     values = {name: row[name] for name in _UPLOAD_FIELDS}
     values["state"] = State(row["state"])
     values["extents"] = Extents.from_json(row["extents"])
+    values["synced"] = Extents.from_json(row["synced"])
     values["metadata"] = json.loads(row["metadata"])
     values["remove_file_when_finished"] = bool(row["remove_file_when_finished"])
     return Upload(**values)

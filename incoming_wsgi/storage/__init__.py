@@ -8,13 +8,19 @@ Every storage passes the suite in ``tests/storage/test_contract.py``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import BinaryIO, TypeAlias
 
+from ..errors import Unavailable
 from ..upload import Upload
 
 #: Bytes, in whatever object they came.
 Data: TypeAlias = bytes | bytearray | memoryview
+
+
+class SyncFailed(Unavailable):
+    """The disk could not keep what was written: nothing that came after the last successful sync can be trusted."""
 
 
 class Writer(ABC):
@@ -33,6 +39,13 @@ class Writer(ABC):
         """
 
     @abstractmethod
+    def sync(self) -> None:
+        """Make what was written survive a power cut; not on the event loop.
+
+        :raises SyncFailed: it may be lost. This writer is of no use any more.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of the upload; what was written stays."""
 
@@ -40,7 +53,12 @@ class Writer(ABC):
 class Storage(ABC):
     @abstractmethod
     def create(self, upload: Upload) -> None:
-        """Make the place for the bytes of an upload; if it is there, leave it as it is."""
+        """Make the place for the bytes of an upload; if it is there, leave it as it is.
+
+        Where the back end has vouched for the length (``max_length``), take so much room in advance.
+
+        :raises NoSpace: there is not so much; trying again later may help.
+        """
 
     @abstractmethod
     def open(self, upload: Upload) -> Writer:
@@ -58,8 +76,16 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def sync(self, upload: Upload) -> None:
+        """Make all bytes of an upload that were written, by whomever, survive a power cut; not on the event loop.
+
+        :raises FileNotFoundError: there are none.
+        :raises SyncFailed: those that came after the last sync may be lost.
+        """
+
+    @abstractmethod
     def complete(self, upload: Upload) -> str:
-        """Make the bytes of a complete upload lasting, and give the place where the app finds them.
+        """Put a complete upload, whose bytes are synced, to the place where the app finds it, for good; gives that.
 
         Can be repeated: after a crash in the middle it goes on, and for a complete file it only gives the place.
 
@@ -73,3 +99,11 @@ class Storage(ABC):
     @abstractmethod
     def remove(self, upload: Upload) -> None:
         """Delete what is stored of an upload, complete or not. Nothing there is fine."""
+
+    @abstractmethod
+    def arriving_since(self, age: float) -> Iterable[str]:
+        """Ids of the uploads, still arriving, whose bytes nobody has touched for ``age`` seconds."""
+
+    @abstractmethod
+    def quarantine(self, upload_id: str) -> None:
+        """Put aside the arriving bytes of an upload that nobody knows; nothing is deleted."""

@@ -1,6 +1,7 @@
 """Uploads as files of a local folder: ``arriving/{id}`` while bytes come in, ``complete/{id}`` from then on.
 
-Bytes are written in place, and a rename moves the finished file. Nothing else in the folder is ever touched.
+Bytes are written in place, and a rename moves the finished file. What arrived for an upload that nobody knows ends in
+``quarantine/{id}``. Nothing else in the folder is ever touched.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import errno
 import grp
 import os
-from contextlib import AbstractContextManager, suppress
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +19,8 @@ from .. import offload
 from ..errors import Damaged, IncomingError, NoSpace, Unavailable
 from ..locks import FileLock
 from ..upload import Upload, is_ticket
-from . import Data, Storage, Writer
+from . import Data, Storage, SyncFailed, Writer
+from .space import Floor, reserve
 
 #: These mean that there is no room, for us (quota) or for anybody.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -27,18 +31,23 @@ class FileStorage(Storage):
     :param mode: permission bits of the files; the folders get the matching ones.
     :param group: name or number of the group that files and folders belong to, so that another Unix user can take
         them; default: the group of the process.
+    :param floor: bytes of the disk that uploads leave free; what was reserved for one before does not count.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, mode: int = 0o640, group: str = "") -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, mode: int = 0o640, group: str = "", floor: int = 0) -> None:
         self._folder = Path(os.path.abspath(folder))
         self._mode = mode
         self._group = _group_number(group)
         self._arriving = self._make_folder("arriving")
         self._complete = self._make_folder("complete")
+        self._floor = Floor(self._folder, floor)
 
     def create(self, upload: Upload) -> None:
         path = self._arriving / _name(upload)
+        expected = upload.length or 0 if upload.max_length is not None else 0
         try:
+            if not path.exists():
+                self._floor.refuse_below(expected)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode)
         except FileExistsError:
             return
@@ -46,6 +55,7 @@ class FileStorage(Storage):
             raise _translated(error) from error
         try:
             self._permit(descriptor)
+            offload.run(reserve, descriptor, expected)
         except OSError as error:
             path.unlink()
             raise _translated(error) from error
@@ -63,7 +73,7 @@ class FileStorage(Storage):
         if size < stored:
             os.close(descriptor)
             raise Damaged(f"Bytes up to {stored} had arrived, {size} are stored.")
-        return FileWriter(descriptor)
+        return FileWriter(descriptor, self._floor if upload.max_length is None else None)
 
     def read(self, upload: Upload) -> BinaryIO:
         try:
@@ -71,11 +81,30 @@ class FileStorage(Storage):
         except FileNotFoundError:
             return open(self._complete / _name(upload), "rb", buffering=0)
 
+    def sync(self, upload: Upload) -> None:
+        offload.run(self._sync, upload)
+
+    def _sync(self, upload: Upload) -> None:
+        try:
+            descriptor = os.open(self._arriving / _name(upload), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if self.locate(upload) is None:
+                raise
+            return  # it was synced before it got there
+        except OSError as error:
+            raise _translated(error) from error
+        try:
+            with _failing():
+                os.fdatasync(descriptor)
+                _sync_folders(self._arriving)
+        finally:
+            os.close(descriptor)
+
     def complete(self, upload: Upload) -> str:
         source, target = self._arriving / _name(upload), self._complete / _name(upload)
         try:
             if not target.exists():
-                offload.run(_sync_whole, source, upload.length)
+                offload.run(_trim, source, upload.length)
                 os.rename(source, target)
             offload.run(_sync_folders, self._arriving, self._complete)
         except FileNotFoundError as error:
@@ -92,6 +121,15 @@ class FileStorage(Storage):
         for folder in (self._arriving, self._complete):
             with suppress(FileNotFoundError):
                 (folder / _name(upload)).unlink()
+
+    def arriving_since(self, age: float) -> Iterator[str]:
+        with os.scandir(self._arriving) as entries:
+            for entry in entries:
+                if is_ticket(entry.name) and entry.is_file(follow_symlinks=False) and _age(entry) >= age:
+                    yield entry.name
+
+    def quarantine(self, upload_id: str) -> None:
+        os.rename(self._arriving / upload_id, self._make_folder("quarantine") / upload_id)
 
     def _permit(self, descriptor: int) -> None:
         """Set mode and group of a new file; the umask may have taken bits of the mode away."""
@@ -111,21 +149,41 @@ class FileStorage(Storage):
 
 
 class FileWriter(Writer):
-    def __init__(self, descriptor: int) -> None:
+    """:param floor: of free space that this writer must not go below; ``None`` where it has its room already."""
+
+    def __init__(self, descriptor: int, floor: Floor | None) -> None:
         self._descriptor = descriptor
+        self._floor = floor
         self._lock = FileLock(descriptor)
+        self._failed = False
 
     def exclusive(self) -> AbstractContextManager[None]:
         return self._lock
 
     def write(self, position: int, data: Data) -> None:
+        self._refuse_if_failed()
         view = memoryview(data)
         try:
+            if self._floor is not None:
+                self._floor.refuse_below()
             while view:
                 written = os.pwrite(self._descriptor, view, position)
                 view, position = view[written:], position + written
         except OSError as error:
             raise _translated(error) from error
+
+    def sync(self) -> None:
+        self._refuse_if_failed()
+        try:
+            offload.run(_sync_or_fail, self._descriptor)
+        except SyncFailed:
+            self._failed = True
+            raise
+
+    def _refuse_if_failed(self) -> None:
+        """A further sync of this descriptor would say that all is well."""
+        if self._failed:
+            raise Unavailable("The server's disk has failed; come again.", retry_after=5)
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -143,8 +201,8 @@ def _name(upload: Upload) -> str:
     return upload.id
 
 
-def _sync_whole(path: Path, length: int | None) -> None:
-    """Cut off what was written beyond the length and never acknowledged, and put the rest onto the disk.
+def _trim(path: Path, length: int | None) -> None:
+    """Cut off what was written beyond the length and never acknowledged, and give reserved room back.
 
     :raises Damaged: the file is too short.
     """
@@ -155,9 +213,31 @@ def _sync_whole(path: Path, length: int | None) -> None:
             raise Damaged(f"Of {length} bytes that had arrived, {size} are stored.")
         if size > length:
             os.ftruncate(descriptor, length)
-        os.fsync(descriptor)
+            _sync_or_fail(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_or_fail(descriptor: int) -> None:
+    with _failing():
+        os.fdatasync(descriptor)
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """A sync that fails is not to be tried again: the kernel forgets what it could not write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise SyncFailed("The server has no space for this file at the moment.", retry_after=10) from error
+        raise SyncFailed("The server's disk failed; some bytes are needed again.", retry_after=5) from error
+
+
+def _age(entry: os.DirEntry[str]) -> float:
+    """Seconds since anybody touched a file."""
+    status = entry.stat(follow_symlinks=False)
+    return time.time() - max(status.st_mtime, status.st_ctime)
 
 
 def _sync_folders(*folders: Path) -> None:

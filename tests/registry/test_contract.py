@@ -37,6 +37,9 @@ FULL = Upload(
     length=2**50,
     max_length=2**51,
     extents=Extents().add(0, 5).add(2**40, 2**41),
+    synced=Extents().add(1, 4),
+    boot_id="a boot",
+    taken_back=2,
     fingerprint="f:1",
     filename_from_browser="Übersicht\0\n'; DROP TABLE uploads; --.pdf",
     metadata={"owner": "me", "Straße": "ß"},
@@ -90,9 +93,10 @@ class RegistryContract(ABC):
             if field.name != "dest_type"
         )
         for upload in (FULL, plain):
-            assert registry.create(upload) == upload
-            assert registry.get(upload.id) == upload
-            assert other.get(upload.id) == upload
+            created = registry.create(upload)
+            assert created == replace(upload, boot_id=registry.boot_id)
+            assert registry.get(upload.id) == created
+            assert other.get(upload.id) == created
 
     def test_unknown(self, registry: Registry) -> None:
         assert registry.get(Upload().id) is None
@@ -261,7 +265,7 @@ class RegistryContract(ABC):
         upload, other = (registry.create(receiving(id=Upload().id)) for _ in range(2))
         for one in (upload, other):
             registry.enqueue(row(one, event_id=one.id))
-            registry.keep_digest(one.id, 5, b"state")
+            registry.keep_digest(one, 5, b"state")
         registry.forget(upload.id)
         registry.forget(upload.id)
         assert registry.get(upload.id) is None
@@ -349,13 +353,45 @@ class RegistryContract(ABC):
         registry.enqueue(row(upload))
         assert registry.due(upload.id) == row(upload)
 
+    # -- what a power cut can't take ------------------------------------------------------------------------------
+
+    def test_what_is_synced_is_told_apart(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        registry.add_extent(upload.id, "token", 0, 10, synced=True)
+        saved = other.add_extent(upload.id, "token", 10, 30)
+        assert saved.extents == Extents().add(0, 30)
+        assert saved.synced == Extents().add(0, 10)
+        registry.add_synced(replace(saved, extents=Extents().add(5, 20)))
+        assert other.get(upload.id) == replace(saved, synced=Extents().add(0, 20))
+
+    def test_bytes_are_taken_back_to_what_is_synced(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        registry.add_extent(upload.id, "token", 0, 10, synced=True)
+        before = other.add_extent(upload.id, "token", 10, 30)
+        registry.keep_digest(before, 30, b"of what is gone")
+        after = before.to(State.RECEIVING, epoch=2, session="")
+        saved = registry.save(before, after, back_to_synced=True)
+        assert saved == replace(after, extents=Extents().add(0, 10), taken_back=1, version=before.version + 1)
+        assert registry.digest(upload.id) is None
+        other.keep_digest(before, 30, b"by somebody who has not heard of it")
+        other.add_synced(before)
+        assert registry.digest(upload.id) is None
+        assert registry.get(upload.id) == saved
+
+    def test_sync_and_clock(self, registry: Registry, other: Registry) -> None:
+        registry.create(receiving())
+        registry.sync()
+        assert registry.boot_id == other.boot_id != ""
+        first, second, third = registry.now(), other.now(), registry.now()
+        assert first <= second <= third < first + 60
+
     # -- digests ------------------------------------------------------------------------------------------------
 
     def test_digest(self, registry: Registry, other: Registry) -> None:
         upload = registry.create(receiving())
         assert registry.digest(upload.id) is None
-        registry.keep_digest(upload.id, 64, bytes(range(112)))
-        registry.keep_digest(upload.id, 128, bytes(range(1, 113)))
+        registry.keep_digest(upload, 64, bytes(range(112)))
+        registry.keep_digest(upload, 128, bytes(range(1, 113)))
         assert other.digest(upload.id) == (128, bytes(range(1, 113)))
 
     # -- waiting ------------------------------------------------------------------------------------------------

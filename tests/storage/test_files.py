@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from incoming_wsgi.errors import IncomingError, NoSpace, Unavailable
+from incoming_wsgi.storage import SyncFailed
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import Upload
 
@@ -147,28 +148,7 @@ def test_completing_can_be_tried_again(
         with pytest.raises(IncomingError) as caught:
             storage.complete(upload)
     assert caught.value.retryable
-    assert storage.locate(upload) is None
     assert Path(storage.complete(upload)).read_bytes() == b"12345"
-
-
-def test_data_and_folders_reach_the_disk_in_this_order(
-    tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-    fsync, rename = os.fsync, os.rename
-
-    def noted_fsync(descriptor: int) -> None:
-        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "data")
-        fsync(descriptor)
-
-    def noted_rename(source: Any, target: Any) -> None:
-        done.append("rename")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(os, "rename", noted_rename)
-    stored(FileStorage(tmp_path), upload)
-    assert done == ["data", "rename", "folder", "folder"]
 
 
 def test_the_folder_may_be_gone(tmp_path: Path, upload: Upload) -> None:
@@ -183,3 +163,56 @@ def failing(number: int) -> Any:
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+# -- what nobody knows ------------------------------------------------------------------------------------------
+
+
+def test_what_has_lain_untouched_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, old, new = FileStorage(tmp_path), Upload(length=5), Upload(length=5)
+    arriving = tmp_path / "arriving"
+    storage.create(old)
+    (arriving / "notes.txt").write_text("of somebody")
+    (arriving / Upload().id.upper()).write_text("of somebody")
+    (arriving / Upload().id).symlink_to(arriving / "notes.txt")
+    (arriving / Upload().id).mkdir()
+    made_at = os.stat(arriving / old.id).st_ctime
+    monkeypatch.setattr("time.time", lambda: made_at + 3600)
+    assert list(storage.arriving_since(3600)) == [old.id]
+    assert list(storage.arriving_since(3601)) == []
+    monkeypatch.undo()
+    storage.create(new)
+    assert list(storage.arriving_since(3600)) == []
+
+
+def test_what_is_put_aside_is_kept(tmp_path: Path, upload: Upload) -> None:
+    storage = FileStorage(tmp_path)
+    storage.create(upload)
+    writer = storage.open(upload)
+    writer.write(0, b"123")
+    writer.close()
+    storage.quarantine(upload.id)
+    assert (tmp_path / "quarantine" / upload.id).read_bytes() == b"123"
+    assert not list((tmp_path / "arriving").iterdir())
+    with pytest.raises(FileNotFoundError):
+        storage.quarantine(upload.id)
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
+def test_a_sync_that_fails_is_told_from_other_trouble(
+    tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Whether it was the data or the folder: nothing since the last sync can be trusted."""
+    storage = FileStorage(tmp_path)
+    storage.create(upload)
+    for number in (errno.EIO, errno.ENOSPC):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failing(number))
+            with pytest.raises(SyncFailed):
+                storage.sync(upload)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing(errno.EMFILE))
+        with pytest.raises(Unavailable) as caught:
+            storage.sync(upload)
+        assert not isinstance(caught.value, SyncFailed)
+    storage.sync(upload)
