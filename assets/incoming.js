@@ -876,6 +876,7 @@ ${file.lastModified ?? 0}
       for (; ; ) {
         const outcome = outcome_of(status);
         if (outcome) return outcome;
+        if (status.reopen) status = await this.#enter_anew(signal);
         status = await (status.missing.length > 0 ? this.#send(status, signal) : this.#news(status, signal));
       }
     }
@@ -887,6 +888,11 @@ ${file.lastModified ?? 0}
       this.#count(status);
       this.#diagnosis.came_back(status.received);
       return status;
+    }
+    /** The server's disk has lost bytes: what we know of the upload is wrong, and our session has ended. */
+    #enter_anew(signal) {
+      this.#session = null;
+      return this.#enter(signal);
     }
     #count({ received, in_one }) {
       const { tally } = this.#job;
@@ -1003,7 +1009,7 @@ ${file.lastModified ?? 0}
   var QUIET = 6e4;
   var CLOSED = {
     1009: () => new Failure(BLOCKED, "too_large", "a chunk is too large for the connection", { status: 413 }),
-    1013: () => new Failure(PASSING, "no_space", "the server has no room at the moment"),
+    1013: (reason) => reason === "" || reason === "no_space" ? new Failure(PASSING, "no_space", "the server has no room at the moment") : new Failure(PASSING, "unavailable", reason),
     4001: () => fatal("replaced", "the upload goes on somewhere else")
   };
   var Conversation = class {
@@ -1032,7 +1038,7 @@ ${file.lastModified ?? 0}
       this.#ended.catch(() => {
       });
       socket.onmessage = ({ data }) => this.#hear(data);
-      socket.onclose = ({ code }) => this.#end.reject(CLOSED[code]?.() ?? lost("the connection was lost"));
+      socket.onclose = ({ code, reason }) => this.#end.reject(CLOSED[code]?.(reason) ?? lost("the connection was lost"));
     }
     /** Resolves with the outcome, or with null when the connection is not to be trusted any more. */
     upload(fingerprint2) {

@@ -749,7 +749,7 @@ def refuse_writing(upload: Upload, token: str) -> None:
     """Raise what stands against writing to an upload with a session token, if anything does."""
     if upload.state in _OVER:
         raise _OVER[upload.state](upload.public_reason)
-    if upload.taken_back and not upload.session:
+    if upload.is_to_be_reopened:
         raise Unavailable("Some bytes of this upload are needed again: open it anew.", retry_after=1)
     if not compare_digest(upload.session.encode(), token.encode()) or not token:
         raise Replaced

@@ -169,6 +169,11 @@ class Upload:
         return self.reason if self.phase == "cancelled" else ""
 
     @property
+    def is_to_be_reopened(self) -> bool:
+        """Whether bytes were taken back and nobody has opened it since: what its senders know of it is wrong."""
+        return bool(self.taken_back) and not self.session and self.state in OPEN_STATES
+
+    @property
     def offset(self) -> int:
         return self.extents.offset
 

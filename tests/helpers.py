@@ -123,6 +123,10 @@ class Engine:
             session.write(0, data)
             return self.receiver.complete(session.sync())
 
+    def take_back(self, ticket: str) -> None:
+        """As when the disk has lost all that was not synced."""
+        self.receiver._take_back(self.receiver.status(ticket), "the disk failed")
+
     def state(self, ticket: str) -> State:
         return self.receiver.status(ticket).state
 

@@ -13,7 +13,10 @@ const QUIET = 60_000;
 /** What a close code means; any other is a connection that broke. */
 const CLOSED = {
   1009: () => new Failure(BLOCKED, "too_large", "a chunk is too large for the connection", { status: 413 }),
-  1013: () => new Failure(PASSING, "no_space", "the server has no room at the moment"),
+  1013: (reason) =>
+    reason === "" || reason === "no_space"
+      ? new Failure(PASSING, "no_space", "the server has no room at the moment")
+      : new Failure(PASSING, "unavailable", reason),
   4001: () => fatal("replaced", "the upload goes on somewhere else"),
 };
 
@@ -44,7 +47,8 @@ export class Conversation {
     this.#ended = new Promise((resolve, reject) => (this.#end = { resolve, reject }));
     this.#ended.catch(() => {});
     socket.onmessage = ({ data }) => this.#hear(data);
-    socket.onclose = ({ code }) => this.#end.reject(CLOSED[code]?.() ?? lost("the connection was lost"));
+    socket.onclose = ({ code, reason }) =>
+      this.#end.reject(CLOSED[code]?.(reason) ?? lost("the connection was lost"));
   }
 
   /** Resolves with the outcome, or with null when the connection is not to be trusted any more. */

@@ -76,6 +76,7 @@ export class HttpTransport {
     for (;;) {
       const outcome = outcome_of(status);
       if (outcome) return outcome;
+      if (status.reopen) status = await this.#enter_anew(signal);
       status = await (status.missing.length > 0 ? this.#send(status, signal) : this.#news(status, signal));
     }
   }
@@ -88,6 +89,12 @@ export class HttpTransport {
     this.#count(status);
     this.#diagnosis.came_back(status.received);
     return status;
+  }
+
+  /** The server's disk has lost bytes: what we know of the upload is wrong, and our session has ended. */
+  #enter_anew(signal) {
+    this.#session = null;
+    return this.#enter(signal);
   }
 
   #count({ received, in_one }) {

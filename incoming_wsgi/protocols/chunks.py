@@ -120,6 +120,7 @@ def status_of(upload: Upload, door: Door) -> dict[str, Any]:
         "received": upload.received,
         "offset": upload.offset,
         "missing": list(islice(gaps, _MOST_GAPS)),
+        "reopen": upload.is_to_be_reopened,
         "chunk_size": door.chunk_size,
         "lanes": door.lanes,
         "websocket": door.websocket,

@@ -27,6 +27,7 @@ from ..errors import (
     NoSpace,
     Replaced,
     TooLate,
+    Unavailable,
     Undeliverable,
 )
 from ..receiver import Receiver, Session
@@ -262,6 +263,8 @@ class Conversation:
             raise Damaged
         if upload.phase == "failed":
             raise Undeliverable
+        if upload.is_to_be_reopened:
+            raise Unavailable("Some bytes of this upload are needed again.", retry_after=1)
         if upload.session != self._upload.session:
             raise Replaced
         return []

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ from tests.support.processes import AppServer
 from tests.support.stubborn import STUBBORN
 from tests.support.waiting import eventually
 
-from .conftest import Connect, StartServer, assert_arrived_once, data_of, sha256
+from .conftest import Connect, OpenPage, RelayTo, StartServer, assert_arrived_once, data_of, sha256
+
+MIB = 1 << 20
 
 DATA = data_of(7_500_001)
 
@@ -233,3 +236,45 @@ def _elsewhere(server: AppServer) -> Iterator[None]:
     finally:
         for pid in busy:
             os.kill(pid, signal.SIGCONT)
+
+
+# -- a disk that fails ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durability", ["process", "fsync"])
+@transports
+def test_both_modes(start_server: StartServer, transport: str, durability: str) -> None:
+    server = start_server(INCOMING_DURABILITY=durability)
+    ticket = server.ticket()
+    client = STUBBORN[transport](server.url, ticket, DATA)
+    client.be_struck(len(DATA) // 2, Killing(server, ticket, "worker"))
+    client.finish()
+    assert_arrived_once(server, ticket, sha256(DATA))
+
+
+@pytest.mark.parametrize("transport", ["http", "websocket"])
+def test_bytes_that_a_disk_has_lost_are_sent_again(
+    start_server: StartServer, open_page: OpenPage, file_of: Callable[[int], Path], relay_to: RelayTo, transport: str
+) -> None:
+    """As when a sync fails: what came after the last good one is taken back, while the browser goes on sending."""
+    server = start_server()
+    ticket = server.ticket()
+    relay = relay_to(server, 40 * MIB)
+    page = open_page(relay.url)
+    page.upload(file_of(60 * MIB), ticket, transport)
+    page.wait_for_bytes(20 * MIB)
+    _take_back(server, ticket)
+    page.wait_until_finished()
+    assert relay.passed > 75 * MIB
+    assert_arrived_once(server, ticket, sha256(file_of(60 * MIB)))
+
+
+def _take_back(server: AppServer, ticket: str) -> None:
+    """What the engine records when a disk has failed; nothing of so short a file has been synced yet."""
+    registry = from_url(f"sqlite://{server.folder / 'incoming' / 'registry.sqlite3'}")
+    upload = registry.get(ticket)
+    assert upload is not None
+    after = upload.to(State.RECEIVING, epoch=upload.epoch + 1, session="")
+    assert registry.save(upload, after, back_to_synced=True).received == 0
+    (server.folder / "incoming" / "arriving" / ticket).write_bytes(b"")
+    registry.close()

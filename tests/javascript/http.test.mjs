@@ -44,6 +44,25 @@ test("the first chunk of a page goes alone", async () => {
   assert.equal(server.count("PUT"), 1);
 });
 
+for (const when of ["sent", "processed"]) {
+  test(`bytes that a disk lost while the file was ${when} are sent again`, async () => {
+    const { server, upload, incoming } = world();
+    const file = file_of(3 * MIB + 17);
+    server.finishes = false;
+    const u = incoming.Uploader("t1", file);
+    u.start();
+    await until(() => (when === "sent" ? u.bytes_acked > MIB : upload.state === "completing"));
+    if (when === "processed") await pass(3000);
+    upload.bytes.fill(0, MIB);
+    server.take_back(upload, MIB);
+    server.finishes = true;
+    await until(ended(u));
+    assert.equal(u.finished, true);
+    assert.ok(same(upload.bytes, file.content));
+    assert.equal(server.count("POST"), 2);
+  });
+}
+
 test("a small file needs one request", async () => {
   const { server, upload, incoming } = world();
   const file = file_of(200 * KIB);

@@ -141,6 +141,19 @@ test("a restart (1012) and no room (1013) pass, and the person hears which", asy
   }
 });
 
+test("bytes that are needed again (1013 with a reason) are sent again, and nothing is said of space", async () => {
+  const { upload, incoming } = socket_world();
+  const file = file_of(2 * MIB);
+  const u = incoming.Uploader("t1", file, only);
+  const heard = listen(u);
+  u.start();
+  await until(() => u.bytes_acked > 500 * KIB);
+  network.sockets[0].drop(1013, "Some bytes of this upload are needed again.");
+  await until(ended(u));
+  assert.ok(u.finished && same(upload.bytes, file.content));
+  assert.ok(!heard.some(({ msg }) => msg.includes("space")));
+});
+
 test("who has been replaced (4001) doesn't come back", async () => {
   const { incoming } = socket_world();
   const u = incoming.Uploader("t1", file_of(MIB), only);

@@ -28,6 +28,7 @@ from incoming_wsgi.errors import (
     TooLate,
     TooSlow,
     UnknownUpload,
+    Unavailable,
     UnsupportedMediaType,
 )
 from incoming_wsgi.protocols import chunks
@@ -136,6 +137,7 @@ def test_a_whole_upload(engine: Engine, client: Client) -> None:
         "received": 0,
         "offset": 0,
         "missing": [[0, 1000]],
+        "reopen": False,
         "chunk_size": 2000,
         "lanes": 3,
         "websocket": True,
@@ -476,3 +478,17 @@ def test_no_secret_is_told(engine: Engine, client: Client) -> None:
     told = str([opened, client.status()])
     for secret in ("geheim", "somebody", "inside", session, str(engine.folder)):
         assert secret not in told
+
+
+def test_bytes_that_a_disk_has_lost_are_asked_for_again(engine: Engine, client: Client) -> None:
+    engine.start()
+    client.open()
+    client.chunk(0, 300)
+    engine.take_back(client.ticket)
+    status = client.status()
+    assert (status["reopen"], status["received"], status["missing"]) == (True, 0, [[0, 1000]])
+    with pytest.raises(Unavailable, match="open it anew"):
+        client.chunk(300, 600)
+    assert client.open()["reopen"] is False
+    assert client.chunk(0, 1000)["state"] == "finished"
+    assert engine.complete(client.ticket).read_bytes() == DATA

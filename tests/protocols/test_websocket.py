@@ -518,3 +518,20 @@ def test_a_reason_to_close_is_short(engine: Engine, front_end: FrontEnd) -> None
         (close,) = front_end.conversation.changed()
         assert isinstance(close, Close)
         assert 0 < len(close.reason.encode()) <= 123
+
+
+@pytest.mark.parametrize("more", [{}, {"Additions": 1}])
+def test_bytes_that_a_disk_has_lost_are_asked_for_again(engine: Engine, more: dict[str, Any]) -> None:
+    """Whichever client it is, it comes back by itself, and is told of a smaller position."""
+    engine.start()
+    with FrontEnd(engine, **more) as front_end:
+        front_end.begin()
+        front_end.chunk(DATA[:600])
+        engine.take_back(front_end.ticket)
+        assert front_end.conversation.is_over
+        assert front_end.changed() == [TRY_AGAIN_LATER]
+        with FrontEnd(engine, front_end.ticket, **more) as again:
+            assert again.begin() == 0
+            again.chunk(DATA)
+            eventually(lambda: engine.state(again.ticket) is State.FINISHED)
+    assert engine.complete(front_end.ticket).read_bytes() == DATA

@@ -102,10 +102,10 @@ class FakeSocket {
     if (this.readyState === 1) this.onmessage?.({ data: JSON.stringify({ MsgType: type, MsgData: data }) });
   }
 
-  drop(code = 1006) {
+  drop(code = 1006, reason = "") {
     if (this.readyState === 3) return;
     this.readyState = 3;
-    this.onclose?.({ code });
+    this.onclose?.({ code, reason });
   }
 
   close() {

@@ -80,6 +80,7 @@ export class Server {
   }
 
   #put(upload, headers, body) {
+    if (upload.session === null) return refuse(503, "unavailable");
     if (headers["Incoming-Session"] !== upload.session) return refuse(409, "replaced");
     if (upload.state !== "receiving") return refuse(409, "already_complete");
     const [, start, end, total] = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(headers["Content-Range"]).map(Number);
@@ -94,6 +95,13 @@ export class Server {
     upload.mask.fill(1, start, start + bytes.length);
     upload.version += 1;
     if (this.missing(upload).length === 0 && upload.state === "receiving") this.#complete(upload);
+  }
+
+  /** The disk has lost what came after `position`: it is owed again, and has to be sent in a new session. */
+  take_back(upload, position) {
+    upload.mask.fill(0, position);
+    upload.session = null;
+    this.change(upload, "receiving");
   }
 
   #complete(upload) {
@@ -154,6 +162,7 @@ export class Server {
         received: this.received(upload),
         offset,
         missing,
+        reopen: upload.session === null && state === "receiving",
         reason,
         ...fixed,
         ...extra,
