@@ -27,8 +27,8 @@ from incoming_wsgi.errors import (
     TooLarge,
     TooLate,
     TooSlow,
-    UnknownUpload,
     Unavailable,
+    UnknownUpload,
     UnsupportedMediaType,
 )
 from incoming_wsgi.protocols import chunks
