@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -53,6 +55,7 @@ _HEADERS = (
 _ORIGIN = re.compile(r"(https?)://([^/?#@\\\s]+)")
 _PREFLIGHT_AGE = "7200"  # seconds; the longest that Chromium keeps one
 
+_LOOK = 1.0  # seconds between two looks, of who waits for news, whether the process ends
 _DRAIN_SECONDS = 2.0  # for the rest of a body that is refused
 _PING_INTERVAL = 25.0  # seconds, while a front end waits for the app
 _DEAD_AFTER = 80.0  # seconds without a pong
@@ -88,7 +91,8 @@ class Frontend:
         self._manners = manners
         self._seats = servers.Seats()
         self._channels: set[Channel] = set()
-        self._channels_guard = threading.Lock()
+        self._bodies: set[servers.RequestBody] = set()
+        self._guard = threading.Lock()
         self.is_closed = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse, path: str) -> Iterable[bytes]:
@@ -105,11 +109,13 @@ class Frontend:
         return response(environ, start_response)
 
     def close(self) -> None:
-        """The process ends: send every WebSocket away, to come back to another one."""
+        """The process ends: send everybody away, to come back to another one. What has arrived counts."""
         self.is_closed = True
-        with self._channels_guard:
+        with self._guard:
             for channel in self._channels:
                 channel.wake()
+            for body in self._bodies:
+                body.end()
 
     # -- HTTP -----------------------------------------------------------------------------------------------
 
@@ -138,7 +144,8 @@ class Frontend:
                 self._refuse_foreign_origin(request)
                 self._refuse_while_closing()
             door = self._door(request, self._body(request))
-            response = respond(request, upload_id, self._receiver(), door)
+            with self._reading(door.body):
+                response = respond(request, upload_id, self._receiver(), door)
         except IncomingError as error:
             response = chunks.refusal(error, self._known(upload_id), door)
             log.info("refused %s %r: %d %s", request.method, shortened(upload_id), error.status, error.name)
@@ -151,7 +158,7 @@ class Frontend:
 
         def poll(upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
             with self._seats.sit(environ) as seated:
-                return self._receiver().wait(upload_id, until, seconds if seated else 0)
+                return self._wait(upload_id, until, seconds if seated else 0)
 
         manners = self._manners
         return chunks.Door(
@@ -167,6 +174,31 @@ class Frontend:
         if length is None and (request.method == "PUT" or "Transfer-Encoding" in request.headers):
             return None
         return servers.RequestBody(request.environ, length or 0, self._manners.receive_timeout)
+
+    def _wait(self, upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
+        """As :meth:`Receiver.wait`, but not beyond the end of the process."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = deadline - time.monotonic()
+            upload = self._receiver().wait(upload_id, until, min(left, _LOOK))
+            if left <= _LOOK or self.is_closed or until(upload):
+                return upload
+
+    @contextmanager
+    def _reading(self, body: chunks.Body | None) -> Iterator[None]:
+        """While it lasts, :meth:`close` ends the body."""
+        if not isinstance(body, servers.RequestBody):
+            yield
+            return
+        with self._guard:
+            self._bodies.add(body)
+        if self.is_closed:  # since it was asked
+            body.end()
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._bodies.discard(body)
 
     def _refuse_while_closing(self) -> None:
         if self.is_closed:
@@ -254,7 +286,7 @@ class Frontend:
 
     def _converse(self, channel: Channel) -> None:
         conversation = Conversation(self._receiver(), self._manners.window)
-        with self._channels_guard:
+        with self._guard:
             self._channels.add(channel)
         try:
             Dialogue(channel, conversation, self._receiver(), self._manners.receive_timeout).run()
@@ -262,7 +294,7 @@ class Frontend:
             log.exception("a WebSocket failed")
             channel.close(RESTART)
         finally:
-            with self._channels_guard:
+            with self._guard:
                 self._channels.discard(channel)
             conversation.close()
 

@@ -251,6 +251,11 @@ class RequestBody:
             raise TooSlow  # only now: what came before has been given away
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def end(self) -> None:
+        """Let it end here, as if it had been cut; from another thread. What has come so far counts."""
+        if self._socket is not None:
+            stop_reading(self._socket.fileno())
+
     def drain(self, seconds: float) -> bool:
         """Read and forget the rest, so that the sender gets to read our answer.
 
