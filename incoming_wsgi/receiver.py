@@ -431,6 +431,8 @@ class Receiver:
         digest = self._digests.finish(upload)
         self._refuse_other_bytes(upload, digest)
         storage = self._storage(upload)
+        if not upload.length and storage.locate(upload) is None:
+            storage.create(upload)  # who opened it may have died before; without a byte, nothing can be lost
         storage.sync(upload)
         upload = self._move(upload, State.COMPLETING, sha256=digest, synced=upload.extents)
         self.registry.sync()

@@ -928,6 +928,18 @@ def test_the_last_byte_came_and_then_the_process_died(engine: Engine, other: Eng
         other.until(ticket, State.FINISHED)
 
 
+def test_who_opened_an_empty_file_died_before_it_was_made(engine: Engine, clock: Clock) -> None:
+    engine.start()
+    ticket = engine.ticket(remove_file_when_finished=False)
+    engine.open(ticket, 0).close()
+    engine.arriving(ticket).unlink()
+    clock.advance(10)
+    engine.receiver.sweep()
+    assert engine.until(ticket, State.FINISHED).sha256 == hashlib.sha256().hexdigest()
+    assert engine.complete(ticket).read_bytes() == b""
+    assert not engine.arriving(ticket).exists()
+
+
 @pytest.mark.parametrize("renamed", [False, True])
 def test_who_completed_it_died(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: bool) -> None:
     """Before or after the rename; while it lives, nobody else touches the upload."""
