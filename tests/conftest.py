@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from incoming_wsgi import receiver
-from incoming_wsgi.registry import sqlite
-
 from .end_to_end.browser import chromium
-from .helpers import Clock, Engine
+from .helpers import CLOCKED, Clock, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -26,7 +23,7 @@ CI = os.environ.get("CI") == "true"
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The wall clock of the engine, to be moved by the test."""
     clock = Clock()
-    for module in (receiver, sqlite):
+    for module in CLOCKED:
         monkeypatch.setattr(module, "time", clock)
     return clock
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from incoming_wsgi import receiver
 from incoming_wsgi.handover import Handler, Notice, Outcome
 from incoming_wsgi.receiver import App, Patience, Receiver, Session
+from incoming_wsgi.registry import sqlite
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import State, Upload
@@ -20,6 +22,10 @@ from tests.support.waiting import eventually
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
+
+
+#: The modules of the engine that look at a clock.
+CLOCKED = (receiver, sqlite)
 
 
 class Clock:
@@ -79,8 +85,14 @@ class PlayedApp(Handler):
 
 
 class Engine:
-    """A receiver on a folder, with an app that is played. A second one on the same folder is another process."""
+    """A receiver on a folder, with an app that is played. A second one on the same folder is another process.
 
+<<<<<<< HEAD
+=======
+    :param handler: takes the files in place of the played app.
+    """
+
+>>>>>>> c394593 (Fault laboratory: the engine killed at any call, at system calls and at any moment)
     def __init__(
         self,
         folder: Path,
@@ -88,15 +100,25 @@ class Engine:
         idle: float = 3600.0,
         wait: float = 600.0,
         max_length: int = 2**40,
+<<<<<<< HEAD
         fsync: bool = False,
         boot_id: str = "",
+=======
+        handler: Handler | None = None,
+>>>>>>> c394593 (Fault laboratory: the engine killed at any call, at system calls and at any moment)
     ) -> None:
         self.folder = folder
         self.app = PlayedApp()
         self.storage = FileStorage(folder)
+<<<<<<< HEAD
         self.registry = SQLiteRegistry(folder / "registry.sqlite3", boot_id)
         app = App("app", self.storage, {"callable": self.app}, max_length)
         self.receiver = Receiver(self.registry, {"app": app}, Patience(idle=idle, wait=wait), fsync=fsync)
+=======
+        self.registry = SQLiteRegistry(folder / "registry.sqlite3")
+        app = App("app", self.storage, {"callable": handler or self.app}, max_length)
+        self.receiver = Receiver(self.registry, {"app": app}, Patience(idle=idle, wait=wait))
+>>>>>>> c394593 (Fault laboratory: the engine killed at any call, at system calls and at any moment)
 
     def start(self) -> None:
         """Deliver from now on."""

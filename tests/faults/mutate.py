@@ -54,7 +54,7 @@ def _is_noticed(patch: Path) -> bool:
         run = subprocess.run(
             [sys.executable, "-m", "tests.faults", campaign, "--seed", "2026"],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": folder},
+            env={**os.environ, "PYTHONPATH": folder, "TMPDIR": folder},  # failed cases leave their folders
             capture_output=True,
             text=True,
             check=False,

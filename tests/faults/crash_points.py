@@ -1,0 +1,128 @@
+"""Crash points: a process that kills itself before, after, or in the middle of a call that it makes.
+
+Only for a forked process: what is patched here stays so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import itertools
+import os
+import random
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Moment = Literal["before", "half way through", "after"]
+
+#: The calls of a process that change something, or let others see it, and in which of them it is likely to be
+#: found: roughly how often each is made while a few files arrive.
+_CALLS = {
+    "pwrite": 40,
+    "rename": 5,
+    "fsync": 8,
+    "open": 40,
+    "unlink": 5,
+    "link": 1,
+    "mkdir": 12,
+    "flock": 200,
+    "copy": 1,
+    "BEGIN": 50,
+    "COMMIT": 50,
+    "UPDATE": 70,
+    "INSERT": 8,
+    "DELETE": 2,
+    "SELECT": 250,
+    "PRAGMA": 12,
+}
+
+#: All of them together.
+_ANY = "call"
+
+
+@dataclass(frozen=True)
+class CrashPoint:
+    """The ``nth`` call of its kind, counted from 1."""
+
+    call: str
+    nth: int
+    moment: Moment
+
+    def __str__(self) -> str:
+        return f"kill {self.moment} {self.call}"
+
+    def arm(self) -> None:
+        """From now on this process dies there."""
+        _Trap(self).set()
+
+
+def any_crash_point(chance: random.Random) -> CrashPoint:
+    """One that a process which receives a few files is likely to come by."""
+    call, most = chance.choice([*_CALLS.items(), *[(_ANY, 500)] * 3])
+    nth = int(most ** chance.random())  # the first ones are interesting, the last ones are not always reached
+    moments: list[Moment] = ["before", "after", "half way through"]
+    return CrashPoint(call, nth, chance.choice(moments if call in ("pwrite", "copy") else moments[:2]))
+
+
+class _Trap:
+    def __init__(self, point: CrashPoint) -> None:
+        self._point = point
+        self._count = itertools.count(1)  # one step, also between threads
+
+    def set(self) -> None:
+        for name in ("rename", "fsync", "open", "unlink", "link", "mkdir"):
+            setattr(os, name, self._trapped(name, getattr(os, name)))
+        os.pwrite = self._trapped("pwrite", os.pwrite, _write_half)
+        shutil.copy2 = self._trapped("copy", shutil.copy2, _copy_half)
+        fcntl.flock = self._trapped("flock", fcntl.flock)
+        sqlite3.connect = functools.partial(sqlite3.connect, factory=self._connection())  # type: ignore[assignment]
+
+    def _connection(self) -> type[sqlite3.Connection]:
+        trap = self
+
+        class Connection(sqlite3.Connection):
+            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                cursor: sqlite3.Cursor = trap._call(sql.split(maxsplit=1)[0], super().execute, None, sql, *values)
+                return cursor
+
+        return Connection
+
+    def _trapped(self, name: str, call: Callable[..., Any], half: Callable[..., Any] | None = None) -> Any:
+        @functools.wraps(call)
+        def trapped(*args: Any, **kwargs: Any) -> Any:
+            return self._call(name, call, half, *args, **kwargs)
+
+        return trapped
+
+    def _call(
+        self, name: str, call: Callable[..., Any], half: Callable[..., Any] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if self._point.call not in (name, _ANY) or next(self._count) != self._point.nth:
+            return call(*args, **kwargs)
+        try:
+            if self._point.moment == "half way through" and half is not None:
+                half(call, *args)
+            elif self._point.moment == "after":
+                call(*args, **kwargs)
+        finally:
+            die()
+        return None
+
+
+def die() -> None:
+    """As by ``kill -9``."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _write_half(pwrite: Callable[..., Any], descriptor: int, data: memoryview, position: int) -> None:
+    pwrite(descriptor, data[: len(data) // 2], position)
+
+
+def _copy_half(copy: Callable[..., Any], source: str, target: str) -> None:
+    data = Path(source).read_bytes()
+    Path(target).write_bytes(data[: len(data) // 2])
