@@ -87,12 +87,9 @@ class PlayedApp(Handler):
 class Engine:
     """A receiver on a folder, with an app that is played. A second one on the same folder is another process.
 
-<<<<<<< HEAD
-=======
     :param handler: takes the files in place of the played app.
     """
 
->>>>>>> c394593 (Fault laboratory: the engine killed at any call, at system calls and at any moment)
     def __init__(
         self,
         folder: Path,
@@ -100,25 +97,16 @@ class Engine:
         idle: float = 3600.0,
         wait: float = 600.0,
         max_length: int = 2**40,
-<<<<<<< HEAD
+        handler: Handler | None = None,
         fsync: bool = False,
         boot_id: str = "",
-=======
-        handler: Handler | None = None,
->>>>>>> c394593 (Fault laboratory: the engine killed at any call, at system calls and at any moment)
     ) -> None:
         self.folder = folder
         self.app = PlayedApp()
         self.storage = FileStorage(folder)
-<<<<<<< HEAD
         self.registry = SQLiteRegistry(folder / "registry.sqlite3", boot_id)
-        app = App("app", self.storage, {"callable": self.app}, max_length)
-        self.receiver = Receiver(self.registry, {"app": app}, Patience(idle=idle, wait=wait), fsync=fsync)
-=======
-        self.registry = SQLiteRegistry(folder / "registry.sqlite3")
         app = App("app", self.storage, {"callable": handler or self.app}, max_length)
-        self.receiver = Receiver(self.registry, {"app": app}, Patience(idle=idle, wait=wait))
->>>>>>> c394593 (Fault laboratory: the engine killed at any call, at system calls and at any moment)
+        self.receiver = Receiver(self.registry, {"app": app}, Patience(idle=idle, wait=wait), fsync=fsync)
 
     def start(self) -> None:
         """Deliver from now on."""

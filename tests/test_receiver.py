@@ -724,7 +724,8 @@ def test_a_failed_handover_is_made_again_after_growing_pauses(engine: Engine, cl
 
         def given_back(attempt: int = attempt) -> float:
             due = engine.registry.due(ticket)
-            return due.due_at - engine.registry.now() if due is not None and due.attempt == attempt else 0
+            is_back = due is not None and not due.holder and due.attempt == attempt
+            return due.due_at - engine.registry.now() if due is not None and is_back else 0
 
         pauses.append(eventually(given_back))
         assert engine.state(ticket) is State.HANDING_OVER

@@ -120,7 +120,7 @@ def _any_file(number: int, chance: random.Random) -> File:
 def begin_life(story: Story, witness: Witness, *, threads: bool = False) -> Clock:
     """Make this process one of the story: what is patched stays so. Its clock goes on where the last one stopped."""
     clock = Clock()
-    clock.now = max((fact["now"] for fact in witness.told("clock")), default=clock.now)
+    clock.advance(max(0.0, max((fact["now"] for fact in witness.told("clock")), default=0.0) - clock.now))
     for module in CLOCKED:
         module.time = clock  # type: ignore[attr-defined]
     digests._BEHIND = 20_000
