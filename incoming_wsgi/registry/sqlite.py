@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -78,6 +79,9 @@ _UPLOAD_FIELDS = tuple(field.name for field in fields(Upload))
 #: Fields that :meth:`SQLiteRegistry.save` takes from nobody.
 _NEVER_SAVED = frozenset({"version", "extents", "taken_back"})
 _DELIVERY_FIELDS = tuple(field.name for field in fields(Delivery))
+#: The name of a holder, as :meth:`SQLiteRegistry._come_alive` makes it.
+_HOLDER = re.compile(r"[0-9]+-[0-9a-f]{16}")
+
 #: Seconds that another program, such as a backup, may have the file locked.
 _FOREIGN_PATIENCE = 1.0
 
@@ -430,7 +434,7 @@ class SQLiteRegistry(Registry):
 
     def _clear_dead_holders(self) -> None:
         for path in self._holders.iterdir():
-            if not path.name.startswith("."):
+            if _HOLDER.fullmatch(path.name):  # nothing else in there is ours
                 self.is_alive(path.name)
 
     @contextmanager

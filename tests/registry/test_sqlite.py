@@ -119,6 +119,17 @@ def test_the_traces_of_dead_processes_are_cleared_away(registry: SQLiteRegistry,
     assert os.listdir(folder) == [registry.holder]
 
 
+def test_what_is_not_the_trace_of_a_process_is_left_alone(registry: SQLiteRegistry, path: Path) -> None:
+    (path.parent / "outside").touch()
+    (registry._holders / "notes").write_text("mine")
+    (registry._holders / "1234-notes").write_text("mine")
+    (registry._holders / "folder").mkdir()
+    (registry._holders / "link").symlink_to(path.parent / "outside")
+    before = set(registry._holders.iterdir())
+    registry.maintain()
+    assert set(registry._holders.iterdir()) == before
+
+
 def test_processes_that_start_together_make_one_schema(path: Path) -> None:
     code = """
 import sys
