@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from .laboratory import Campaign
 
 #: Modules of this folder, each with a ``CAMPAIGN``; in the order in which they run.
-_MODULES: tuple[str, ...] = ("engine_kill", "recovery_kill")
+_MODULES: tuple[str, ...] = ("engine_kill", "recovery_kill", "foreign_files")
 
 
 def all_campaigns() -> Mapping[str, Campaign]:

@@ -125,7 +125,7 @@ def begin_life(story: Story, witness: Witness, *, threads: bool = False) -> Cloc
         module.time = clock  # type: ignore[attr-defined]
     digests._BEHIND = 20_000
     if not threads:
-        offload.background = _at_once
+        offload.background = at_once
     os.link = _refused_across(story.folder / _ANOTHER_FILE_SYSTEM, os.link)
     return clock
 
@@ -195,7 +195,7 @@ class Place:
         self.engine.receiver.record_move(upload, target)
 
 
-def _at_once(function: Callable[..., object], *args: Any, name: str) -> threading.Thread:
+def at_once(function: Callable[..., object], *args: Any, name: str) -> threading.Thread:
     """In place of :func:`offload.background`: the same seed gives the same order of everything."""
     with suppress(SystemExit):
         try:
