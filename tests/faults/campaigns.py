@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from .laboratory import Campaign
 
 #: Modules of this folder, each with a ``CAMPAIGN``; in the order in which they run.
-_MODULES: tuple[str, ...] = ("engine_kill", "recovery_kill", "foreign_files")
+_MODULES: tuple[str, ...] = (
+    "engine_kill",
+    "recovery_kill",
+    "foreign_files",
+    "server_kill",
+)
 
 
 def all_campaigns() -> Mapping[str, Campaign]:

@@ -8,6 +8,14 @@ from urllib.parse import quote
 import requests
 
 
+class Refused(AssertionError):
+    """The server did not answer with 200."""
+
+    def __init__(self, response: requests.Response) -> None:
+        super().__init__(f"{response.status_code}: {response.text}")
+        self.status = response.status_code
+
+
 class ChunkClient:
     """:param url: of the server, ``http://…``."""
 
@@ -25,7 +33,7 @@ class ChunkClient:
             "Incoming-Name": quote(self._name),
             "Content-Type": "application/octet-stream",
         }
-        status = self._answer(self.http.post(self.resource, data=body, headers=headers, timeout=60))
+        status = self.answer(self.http.post(self.resource, data=body, headers=headers, timeout=60))
         self.session = status.get("session", "")
         self.chunk_size = status["chunk_size"]
         return status
@@ -43,27 +51,28 @@ class ChunkClient:
         """What is missing by ``status``, chunk by chunk."""
         while status["missing"]:
             start, end = status["missing"][0]
-            status = self._answer(self.put(start, min(end, start + self.chunk_size)))
+            status = self.answer(self.put(start, min(end, start + self.chunk_size)))
         return status
 
     def wait(self, status: dict[str, Any]) -> dict[str, Any]:
         """Until the app is done with the file."""
         while status["phase"] in ("uploading", "processing"):
             params = {"wait": "5", "since": str(status["version"])}
-            status = self._answer(self.http.get(self.resource, params=params, timeout=60))
+            status = self.answer(self.http.get(self.resource, params=params, timeout=60))
         return status
 
     def upload(self) -> dict[str, Any]:
         return self.wait(self.send(self.open()))
 
     def status(self) -> dict[str, Any]:
-        return self._answer(self.http.get(self.resource, timeout=60))
+        return self.answer(self.http.get(self.resource, timeout=60))
 
     def cancel(self) -> requests.Response:
         return self.http.delete(self.resource, timeout=60)
 
     @staticmethod
-    def _answer(response: requests.Response) -> dict[str, Any]:
-        assert response.status_code == 200, f"{response.status_code}: {response.text}"
+    def answer(response: requests.Response) -> dict[str, Any]:
+        if response.status_code != 200:
+            raise Refused(response)
         status: dict[str, Any] = response.json()
         return status

@@ -103,6 +103,8 @@ class AppServer:
     :param folder: where everything is kept; a server that is started again in it goes on.
     :param env: for its processes; a ``SCRIPT_NAME`` is where gunicorn mounts the app.
     :param app: the app, as gunicorn reads it.
+    :param options: further ones of gunicorn's.
+    :param host: the address that gunicorn listens at.
     """
 
     def __init__(
@@ -111,12 +113,16 @@ class AppServer:
         folder: Path,
         env: Mapping[str, str] | None = None,
         app: str = "tests.support.recording_app:app",
+        options: tuple[str, ...] = (),
+        host: str = "127.0.0.1",
     ) -> None:
         self.kind = kind
         self.folder = folder
         self.port = free_port()
         self._env = {"RECORD": str(folder), **(env or {})}
         self._app = app
+        self._options = options
+        self._host = host
         self.url = f"http://127.0.0.1:{self.port}{self._env.get('SCRIPT_NAME', '')}"
         self.process: Process | None = None
 
@@ -163,7 +169,8 @@ class AppServer:
 
     def _command(self) -> list[str]:
         if self.kind in GUNICORN:
-            options = [*GUNICORN[self.kind], "--bind", f"127.0.0.1:{self.port}", "--no-control-socket"]
+            bind = ("--bind", f"{self._host}:{self.port}", "--no-control-socket")
+            options = [*GUNICORN[self.kind], *self._options, *bind]
             return [sys.executable, "-m", "gunicorn", *options, self._app]
         return [sys.executable, "-m", "tests.support.serve", self.kind, str(self.port)]
 

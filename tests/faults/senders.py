@@ -1,0 +1,233 @@
+"""Uploads that go on by themselves, whatever happens to the server: each in a thread of its own, slow, and watchful.
+
+What a sender is told is held against what it was told before: a byte that was acknowledged is never asked for again,
+and none counts as arrived that was never sent. What would make a front end give up is a failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import requests
+from websocket import WebSocketBadStatusException, WebSocketException
+
+from tests.support.chunk_client import ChunkClient, Refused
+from tests.support.front_end_0_1 import Closed, FrontEnd
+from tests.support.processes import AppServer
+from tests.support.waiting import eventually
+
+#: Seconds after which a sender that was turned away comes again.
+_COMEBACK = 0.1
+
+#: Chunks that are on their way over a WebSocket while the next one is sent.
+_AHEAD = 2
+
+#: Answers of servers, and of proxies before them, by which a front end comes again.
+_PASSING_STATUS = frozenset({502, 503, 504})
+
+#: Close codes by which it does; ``None``: the connection was cut.
+_PASSING_CLOSE = frozenset({None, 1012, 1013})
+
+
+class Sender(threading.Thread, ABC):
+    """One file on its way.
+
+    :param chunk: bytes of a chunk.
+    :param pause: seconds between two chunks, until :meth:`hurry`.
+    :ivar failure: what a front end would give up for.
+    :ivar closed_with: close codes of its WebSockets, so far.
+    :ivar delays: seconds from sending a chunk to its acknowledgement, so far.
+    :ivar gaps: seconds from each trouble to the next acknowledgement.
+    """
+
+    def __init__(self, url: str, ticket: str, data: bytes, chunk: int, pause: float) -> None:
+        super().__init__(daemon=True)
+        self.ticket = ticket
+        self.data = data
+        self.acknowledged = 0
+        self.is_finished = False
+        self.failure: Exception | None = None
+        self.closed_with: list[int | None] = []
+        self.delays: list[float] = []
+        self.gaps: list[float] = []
+        self._url = url
+        self._chunk = chunk
+        self._pause = pause
+        self._in_a_hurry = threading.Event()
+        self._given_up = False
+        self._trouble_at: float | None = None
+
+    def hurry(self) -> None:
+        """Make no more pauses."""
+        self._in_a_hurry.set()
+
+    def give_up(self) -> None:
+        """Come back no more."""
+        self._given_up = True
+        self.hurry()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is in the middle of its file."""
+        return self.is_alive() and 0 < self.acknowledged < len(self.data)
+
+    def run(self) -> None:
+        try:
+            while not self._given_up and not self._attempt():
+                time.sleep(_COMEBACK)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the front end is at its end)
+            self.failure = error
+
+    def _attempt(self) -> bool:
+        """Go on until the app has the file; says whether it has."""
+        try:
+            self._upload()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            if self._trouble_at is None:
+                self._trouble_at = time.monotonic()
+            return False
+        self.is_finished = True
+        return True
+
+    @abstractmethod
+    def _upload(self) -> None:
+        """One connection, from wherever the server says to the end."""
+
+    def _rest(self) -> None:
+        self._in_a_hurry.wait(self._pause)
+
+    def _got_on(self, delay: float) -> None:
+        """A chunk was acknowledged."""
+        self.delays.append(delay)
+        if self._trouble_at is not None:
+            self.gaps.append(time.monotonic() - self._trouble_at)
+            self._trouble_at = None
+
+
+class ChunkSender(Sender):
+    """Over HTTP."""
+
+    def __init__(self, url: str, ticket: str, data: bytes, chunk: int, pause: float) -> None:
+        super().__init__(url, ticket, data, chunk, pause)
+        self._missing = [[0, len(data)]]
+        self._sent = 0
+
+    def _upload(self) -> None:
+        client = ChunkClient(self._url, self.ticket, self.data)
+        try:
+            status = self._noted(client.open())
+            while status["missing"]:
+                start, end = status["missing"][0]
+                end = min(end, start + self._chunk)
+                self._sent = max(self._sent, end)
+                began = time.monotonic()
+                status = self._noted(client.answer(client.put(start, end)))
+                self._got_on(time.monotonic() - began)
+                assert status["offset"] >= end, f"{start} to {end} was answered with 200, and is missing"
+                self._rest()
+            assert client.wait(status)["phase"] == "finished"
+        finally:
+            client.http.close()
+
+    def _noted(self, status: dict[str, Any]) -> dict[str, Any]:
+        for start, end in status["missing"]:
+            known = any(first <= start and end <= last for first, last in self._missing)
+            assert known, f"{start} to {end} was acknowledged, and is asked for again"
+        assert self.acknowledged <= status["offset"] <= self._sent, f"{status['offset']} of {self._sent} sent"
+        self._missing, self.acknowledged = status["missing"], status["offset"]
+        return status
+
+
+class WebSocketSender(Sender):
+    """By the protocol of 0.1."""
+
+    def __init__(self, url: str, ticket: str, data: bytes, chunk: int, pause: float) -> None:
+        super().__init__(url, ticket, data, chunk, pause)
+        self._sent = 0
+
+    def _upload(self) -> None:
+        front_end = FrontEnd(self._url, self.ticket, self.data)
+        try:
+            position = front_end.open()
+            assert self.acknowledged <= position <= self._sent, (
+                f"{self.acknowledged} were acknowledged, {self._sent} sent, and it goes on at {position}"
+            )
+            self.acknowledged = position
+            self._send_all(front_end)
+            front_end.finish()
+        except Closed as closed:
+            self.closed_with.append(closed.code)
+            raise
+        finally:
+            front_end.vanish()
+
+    def _send_all(self, front_end: FrontEnd) -> None:
+        began: list[float] = []
+        while self.acknowledged < len(self.data):
+            if front_end.position < len(self.data):
+                self._sent = max(self._sent, front_end.position + self._chunk)
+                began.append(time.monotonic())
+                front_end.send_chunk(self.data[front_end.position : front_end.position + self._chunk])
+            while front_end.chunks_ahead > _AHEAD or (front_end.chunks_ahead and self._is_caught_up(front_end)):
+                front_end.take_ack()
+                self.acknowledged = front_end.acked
+                self._got_on(time.monotonic() - began.pop(0))
+            self._rest()
+
+    def _is_caught_up(self, front_end: FrontEnd) -> bool:
+        return front_end.position == len(self.data)
+
+
+SENDERS: tuple[type[Sender], ...] = (ChunkSender, WebSocketSender)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a front end comes again after this."""
+    if isinstance(error, Refused):
+        return error.status in _PASSING_STATUS
+    if isinstance(error, WebSocketBadStatusException):
+        return error.status_code in _PASSING_STATUS
+    if isinstance(error, Closed):
+        return error.code in _PASSING_CLOSE
+    return isinstance(error, OSError | WebSocketException | requests.RequestException)
+
+
+def finish_all(senders: Iterable[Sender], seconds: float) -> None:
+    """Have them all hurry to their ends.
+
+    :raises AssertionError: one failed, or did not get there in time.
+    """
+    senders = list(senders)
+    deadline = time.monotonic() + seconds
+    for sender in senders:
+        sender.hurry()
+    for sender in senders:
+        sender.join(max(0.0, deadline - time.monotonic()))
+        if sender.failure is not None:
+            raise AssertionError(f"a {type(sender).__name__} gave up {sender.ticket}") from sender.failure
+        how_far = f"{sender.acknowledged} of {len(sender.data)} bytes in {seconds} s"
+        assert sender.is_finished, f"a {type(sender).__name__} of {sender.ticket} got no further than {how_far}"
+
+
+def assert_whole(server: AppServer, sender: Sender) -> int:
+    """The app has the sender's file, whole, and heard of it under one event id; gives how often."""
+    expected = hashlib.sha256(sender.data).hexdigest()
+    assert sha256_of(server, sender.ticket) == expected, "the app has another file"
+    told = server.events(sender.ticket)
+    assert {event["kind"] for event in told} == {"finished"}
+    assert {event["sha256"] for event in told} == {expected}
+    assert len({event["event_id"] for event in told}) == 1
+    return len(told)
+
+
+def sha256_of(server: AppServer, ticket: str) -> str:
+    path = server.file(ticket)
+    eventually(path.exists, 30, f"the file of {ticket}")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
