@@ -13,6 +13,7 @@ _MODULES: tuple[str, ...] = (
     "recovery_kill",
     "foreign_files",
     "server_kill",
+    "handing_over",
 )
 
 
