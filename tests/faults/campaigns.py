@@ -14,6 +14,7 @@ _MODULES: tuple[str, ...] = (
     "foreign_files",
     "server_kill",
     "handing_over",
+    "load",
 )
 
 

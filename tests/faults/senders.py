@@ -24,9 +24,6 @@ from tests.support.waiting import eventually
 #: Seconds after which a sender that was turned away comes again.
 _COMEBACK = 0.1
 
-#: Chunks that are on their way over a WebSocket while the next one is sent.
-_AHEAD = 2
-
 #: Answers of servers, and of proxies before them, by which a front end comes again.
 _PASSING_STATUS = frozenset({502, 503, 504})
 
@@ -39,13 +36,15 @@ class Sender(threading.Thread, ABC):
 
     :param chunk: bytes of a chunk.
     :param pause: seconds between two chunks, until :meth:`hurry`.
+    :param ahead: chunks that may be unacknowledged in such a pause, on a WebSocket.
     :ivar failure: what a front end would give up for.
     :ivar closed_with: close codes of its WebSockets, so far.
-    :ivar delays: seconds from sending a chunk to its acknowledgement, so far.
+    :ivar delays: of each chunk so far: when it was acknowledged, and how many seconds after it was sent.
+    :ivar troubles: what it came again after, so far.
     :ivar gaps: seconds from each trouble to the next acknowledgement.
     """
 
-    def __init__(self, url: str, ticket: str, data: bytes, chunk: int, pause: float) -> None:
+    def __init__(self, url: str, ticket: str, data: bytes, chunk: int, pause: float, ahead: int = 2) -> None:
         super().__init__(daemon=True)
         self.ticket = ticket
         self.data = data
@@ -53,11 +52,14 @@ class Sender(threading.Thread, ABC):
         self.is_finished = False
         self.failure: Exception | None = None
         self.closed_with: list[int | None] = []
-        self.delays: list[float] = []
+        self.delays: list[tuple[float, float]] = []
+        self.troubles: list[str] = []
         self.gaps: list[float] = []
         self._url = url
         self._chunk = chunk
         self._pause = pause
+        self._ahead = ahead
+        self._sent = 0
         self._in_a_hurry = threading.Event()
         self._given_up = False
         self._trouble_at: float | None = None
@@ -90,6 +92,7 @@ class Sender(threading.Thread, ABC):
         except Exception as error:
             if not is_passing(error):
                 raise
+            self.troubles.append(f"{type(error).__name__}: {error}")
             if self._trouble_at is None:
                 self._trouble_at = time.monotonic()
             return False
@@ -103,21 +106,21 @@ class Sender(threading.Thread, ABC):
     def _rest(self) -> None:
         self._in_a_hurry.wait(self._pause)
 
-    def _got_on(self, delay: float) -> None:
-        """A chunk was acknowledged."""
-        self.delays.append(delay)
+    def _got_on(self, sent_at: float) -> None:
+        """The chunk that was sent then is acknowledged now."""
+        now = time.monotonic()
+        self.delays.append((now, now - sent_at))
         if self._trouble_at is not None:
-            self.gaps.append(time.monotonic() - self._trouble_at)
+            self.gaps.append(now - self._trouble_at)
             self._trouble_at = None
 
 
 class ChunkSender(Sender):
     """Over HTTP."""
 
-    def __init__(self, url: str, ticket: str, data: bytes, chunk: int, pause: float) -> None:
-        super().__init__(url, ticket, data, chunk, pause)
-        self._missing = [[0, len(data)]]
-        self._sent = 0
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._missing = [[0, len(self.data)]]
 
     def _upload(self) -> None:
         client = ChunkClient(self._url, self.ticket, self.data)
@@ -129,7 +132,7 @@ class ChunkSender(Sender):
                 self._sent = max(self._sent, end)
                 began = time.monotonic()
                 status = self._noted(client.answer(client.put(start, end)))
-                self._got_on(time.monotonic() - began)
+                self._got_on(began)
                 assert status["offset"] >= end, f"{start} to {end} was answered with 200, and is missing"
                 self._rest()
             assert client.wait(status)["phase"] == "finished"
@@ -147,10 +150,6 @@ class ChunkSender(Sender):
 
 class WebSocketSender(Sender):
     """By the protocol of 0.1."""
-
-    def __init__(self, url: str, ticket: str, data: bytes, chunk: int, pause: float) -> None:
-        super().__init__(url, ticket, data, chunk, pause)
-        self._sent = 0
 
     def _upload(self) -> None:
         front_end = FrontEnd(self._url, self.ticket, self.data)
@@ -175,10 +174,10 @@ class WebSocketSender(Sender):
                 self._sent = max(self._sent, front_end.position + self._chunk)
                 began.append(time.monotonic())
                 front_end.send_chunk(self.data[front_end.position : front_end.position + self._chunk])
-            while front_end.chunks_ahead > _AHEAD or (front_end.chunks_ahead and self._is_caught_up(front_end)):
+            while front_end.chunks_ahead > self._ahead or (front_end.chunks_ahead and self._is_caught_up(front_end)):
                 front_end.take_ack()
                 self.acknowledged = front_end.acked
-                self._got_on(time.monotonic() - began.pop(0))
+                self._got_on(began.pop(0))
             self._rest()
 
     def _is_caught_up(self, front_end: FrontEnd) -> bool:
