@@ -37,6 +37,7 @@ class Sender(threading.Thread, ABC):
     :param chunk: bytes of a chunk.
     :param pause: seconds between two chunks, until :meth:`hurry`.
     :param ahead: chunks that may be unacknowledged in such a pause, on a WebSocket.
+    :param sent: bytes that another client has sent of it before.
     :ivar failure: what a front end would give up for.
     :ivar closed_with: close codes of its WebSockets, so far.
     :ivar delays: of each chunk so far: when it was acknowledged, and how many seconds after it was sent.
@@ -44,7 +45,9 @@ class Sender(threading.Thread, ABC):
     :ivar gaps: seconds from each trouble to the next acknowledgement.
     """
 
-    def __init__(self, url: str, ticket: str, data: bytes, chunk: int, pause: float, ahead: int = 2) -> None:
+    def __init__(
+        self, url: str, ticket: str, data: bytes, chunk: int, pause: float, *, ahead: int = 2, sent: int = 0
+    ) -> None:
         super().__init__(daemon=True)
         self.ticket = ticket
         self.data = data
@@ -59,7 +62,7 @@ class Sender(threading.Thread, ABC):
         self._chunk = chunk
         self._pause = pause
         self._ahead = ahead
-        self._sent = 0
+        self._sent = sent
         self._in_a_hurry = threading.Event()
         self._given_up = False
         self._trouble_at: float | None = None
