@@ -15,6 +15,7 @@ _MODULES: tuple[str, ...] = (
     "server_kill",
     "handing_over",
     "load",
+    "black_hole",
 )
 
 

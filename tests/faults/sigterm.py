@@ -150,7 +150,7 @@ class SlowSender(threading.Thread):
         client.http.close()
         host, _, port = urlsplit(self._url).netloc.partition(":")
         with socket.create_connection((host, int(port))) as connection, contextlib.suppress(OSError):
-            connection.sendall(self._head(client))
+            connection.sendall(client.head(0, len(self.data)))
             connection.settimeout(1)  # a byte a second, and the end at once
             while not self._given_up:
                 connection.sendall(self.data[self.sent : self.sent + 1])
@@ -171,19 +171,6 @@ class SlowSender(threading.Thread):
 
     def give_up(self) -> None:
         self._given_up = True
-
-    def _head(self, client: ChunkClient) -> bytes:
-        resource = urlsplit(client.resource)
-        length = len(self.data)
-        lines = (
-            f"PUT {resource.path} HTTP/1.1",
-            f"Host: {resource.netloc}",
-            f"Content-Range: bytes 0-{length - 1}/{length}",
-            f"Content-Length: {length}",
-            "Content-Type: application/octet-stream",
-            f"Incoming-Session: {client.session}",
-        )
-        return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
 
 
 CAMPAIGN = Campaign(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 
@@ -46,6 +46,19 @@ class ChunkClient:
             "Incoming-Session": self.session,
         }
         return self.http.put(self.resource, data=self.data[start:end], headers={**about, **headers}, timeout=60)
+
+    def head(self, start: int, end: int) -> bytes:
+        """The head of the same request, for those who send its body by hand."""
+        resource = urlsplit(self.resource)
+        lines = (
+            f"PUT {resource.path} HTTP/1.1",
+            f"Host: {resource.netloc}",
+            f"Content-Range: bytes {start}-{end - 1}/{len(self.data)}",
+            f"Content-Length: {end - start}",
+            "Content-Type: application/octet-stream",
+            f"Incoming-Session: {self.session}",
+        )
+        return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
 
     def send(self, status: dict[str, Any]) -> dict[str, Any]:
         """What is missing by ``status``, chunk by chunk."""
