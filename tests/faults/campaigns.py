@@ -16,6 +16,7 @@ _MODULES: tuple[str, ...] = (
     "handing_over",
     "load",
     "black_hole",
+    "sigterm",
 )
 
 

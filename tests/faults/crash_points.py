@@ -26,6 +26,8 @@ _CALLS = {
     "pwrite": 40,
     "rename": 5,
     "fsync": 8,
+    "fdatasync": 12,
+    "ftruncate": 1,
     "open": 40,
     "unlink": 5,
     "link": 1,
@@ -75,7 +77,7 @@ class _Trap:
         self._count = itertools.count(1)  # one step, also between threads
 
     def set(self) -> None:
-        for name in ("rename", "fsync", "open", "unlink", "link", "mkdir"):
+        for name in ("rename", "fsync", "fdatasync", "ftruncate", "open", "unlink", "link", "mkdir"):
             setattr(os, name, self._trapped(name, getattr(os, name)))
         os.pwrite = self._trapped("pwrite", os.pwrite, _write_half)
         shutil.copy2 = self._trapped("copy", shutil.copy2, _copy_half)

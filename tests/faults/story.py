@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from incoming_wsgi import digests, offload
+from incoming_wsgi import digests, offload, watermark
 from incoming_wsgi.errors import (
     AlreadyComplete,
     Cancelled,
@@ -75,13 +75,16 @@ class File:
 
 @dataclass(frozen=True)
 class Story:
-    """:ivar ages: whether so much time passes in the first life that any upload may expire."""
+    """:ivar ages: whether so much time passes in the first life that any upload may expire.
+    :ivar fsync: whether bytes are acknowledged only when they are synced.
+    """
 
     folder: Path
     seed: str
     files: tuple[File, ...]
     ages: bool = False
     threads: bool = False
+    fsync: bool = False
 
     @property
     def engine_folder(self) -> Path:
@@ -99,7 +102,8 @@ class Story:
 def any_story(folder: Path, chance: random.Random) -> Story:
     files = tuple(_any_file(number, chance) for number in range(chance.choice((1, 1, 2, 3, 5))))
     seed = f"story {chance.random()}"
-    return Story(folder, seed, files, ages=chance.random() < 0.15, threads=chance.random() < 0.2)
+    ages, threads, fsync = chance.random() < 0.15, chance.random() < 0.2, chance.random() < 0.3
+    return Story(folder, seed, files, ages, threads, fsync)
 
 
 def _any_file(number: int, chance: random.Random) -> File:
@@ -123,7 +127,7 @@ def begin_life(story: Story, witness: Witness, *, threads: bool = False) -> Cloc
     clock.advance(max(0.0, max((fact["now"] for fact in witness.told("clock")), default=0.0) - clock.now))
     for module in CLOCKED:
         module.time = clock  # type: ignore[attr-defined]
-    digests._BEHIND = 20_000
+    digests._BEHIND, watermark.STEP = 20_000, 30_000
     if not threads:
         offload.background = at_once
     os.link = _refused_across(story.folder / _ANOTHER_FILE_SYSTEM, os.link)
@@ -139,7 +143,7 @@ class Place:
         self.clock = clock
         self.threads = threads
         app = CallableHandler(self._on_finish, self._on_cancel, self._record_move)
-        self.engine = Engine(story.engine_folder, idle=IDLE, wait=WAIT, handler=app)
+        self.engine = Engine(story.engine_folder, idle=IDLE, wait=WAIT, handler=app, fsync=story.fsync)
         if threads:
             self.engine.start()
 
