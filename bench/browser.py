@@ -22,7 +22,8 @@ from websockets.sync.client import connect
 
 from incoming_wsgi.settings import size
 from tests.end_to_end.browser import ARGUMENTS
-from tests.support.processes import AppServer, eventually, free_port
+from tests.support.processes import AppServer, free_port
+from tests.support.waiting import eventually
 
 _UPLOAD = """new Promise((resolve, reject) => {
     const uploader = new incoming.Uploader(%s, document.getElementById("file").files[0], {transport: %s});

@@ -17,6 +17,7 @@ _MODULES: tuple[str, ...] = (
     "load",
     "black_hole",
     "sigterm",
+    "clock_jumps",
 )
 
 
