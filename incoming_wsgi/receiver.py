@@ -287,10 +287,7 @@ class Receiver:
 
         :raises TooLate: its hand-over has begun.
         """
-        upload = self.status(upload_id, app)
-        if upload.state in (State.CANCELLED, State.EXPIRED):
-            return upload
-        return self._give_up(upload, State.CANCELLED, reason)
+        return self._give_up(self.status(upload_id, app), State.CANCELLED, reason)
 
     def done(self, upload_id: str, app: str | None = None) -> Upload:
         """The app has the file (``finish_upload``); may come before its own ``wait`` is heard, and more than once.
@@ -555,6 +552,8 @@ class Receiver:
 
     def _give_up(self, upload: Upload, state: State, reason: str) -> Upload:
         for _ in range(_CONFLICTS):
+            if upload.state in (State.CANCELLED, State.EXPIRED):
+                return upload
             if state not in _moves(upload):
                 raise TooLate
             after = upload.to(state, reason=reason, active_at=self.registry.now())

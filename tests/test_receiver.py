@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -507,6 +508,20 @@ def test_cancel(engine: Engine) -> None:
     assert engine.receiver.cancel(ticket, "again").reason == "changed my mind"
 
 
+def test_two_cancel_at_the_same_time(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticket = engine.ticket()
+    engine.open(ticket, 10).close()
+    save = engine.registry.save
+
+    def save_too_late(*args: Any, **options: Any) -> Upload:
+        other.receiver.cancel(ticket, "faster")
+        return save(*args, **options)
+
+    monkeypatch.setattr(engine.registry, "save", save_too_late)
+    upload = engine.receiver.cancel(ticket, "slower")
+    assert (upload.state, upload.reason) == (State.CANCELLED, "faster")
+
+
 def test_cancel_before_the_first_byte(engine: Engine) -> None:
     engine.start()
     ticket = engine.ticket()
@@ -963,6 +978,7 @@ def test_who_completed_it_died(engine: Engine, tmp_path: Path, monkeypatch: pyte
 DYING = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from tests.helpers import Engine
 engine = Engine(Path(sys.argv[1]))
 def hang(*_):
