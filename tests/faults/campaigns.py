@@ -18,6 +18,7 @@ _MODULES: tuple[str, ...] = (
     "black_hole",
     "sigterm",
     "clock_jumps",
+    "race",
 )
 
 

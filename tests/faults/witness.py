@@ -27,3 +27,7 @@ class Witness:
         for line in self._path.read_bytes().splitlines():
             if line.startswith(beginning) and line.endswith(b"}"):
                 yield json.loads(line)
+
+    def close(self) -> None:
+        """Say no more."""
+        os.close(self._file)
