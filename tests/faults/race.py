@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import hypothesis
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import engine as hypothesis_engine
 from hypothesis.reporting import with_reporter
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -31,7 +32,9 @@ from .race_model import IDLE, Model, interleavings
 from .witness import Witness
 
 _RUNS = 20  # of one case
-_STEPS = 40  # of one run, at most
+_STEPS = 30  # of one run, at most
+_SHRINKING = 15  # seconds; what depends on who is faster can't be made smaller reliably, however long it takes
+_LANES = 5  # of which one does something
 _EARLY = 10  # numbers given out until which nothing ends an upload, so that there is something to race for
 _LONGER_THAN_ANY_PAUSE = 4 * 3600.0  # seconds; the app fails no more than three times in a row
 _MOST_FAILURES = 3
@@ -113,6 +116,15 @@ class Race(RuleBasedStateMachine):
         number = self._lane(lane)
         self._alone(self.where[number], [("cut", number)])
         del self.where[number]
+
+    @precondition(lambda self: self.where and self.model.is_open)
+    @rule(lane=_picks, start=_picks, size=st.integers(1, 24), engine=_engines)
+    def open_between_writing_and_recording(self, lane: int, start: int, size: int, engine: int) -> None:
+        number = self._lane(lane)
+        written, recorded = self._sending(number, start, size, syncs=True)
+        self._alone(self.where[number], [written])
+        self.open(engine)
+        self._alone(self.where[number], [recorded])
 
     @rule(engine=_engines, owner=_picks)
     def pause(self, engine: int, owner: int) -> None:
@@ -241,7 +253,8 @@ class Race(RuleBasedStateMachine):
         return bytes((number * 37 + position) % 255 + 1 for position in range(size))
 
     def _lane(self, pick: int) -> int:
-        return sorted(self.where)[pick % len(self.where)]
+        newest = sorted(self.where)[-_LANES:]  # of many, most would be replaced ones
+        return newest[pick % len(newest)]
 
     def _settle(self, *lanes: int) -> None:
         """Have nothing pending: several pieces are recorded one by one, and others may come in between."""
@@ -402,6 +415,7 @@ def case(case: Case) -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
     )
+    hypothesis_engine.MAX_SHRINKING_SECONDS = _SHRINKING  # there is no setting for it
     steps: list[object] = []
     try:
         with with_reporter(steps.append):
