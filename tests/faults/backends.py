@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from incoming_wsgi.once import Once
-from incoming_wsgi.signatures import verify
+from incoming_wsgi.signatures import BadSignature, verify
 
 _forked = multiprocessing.get_context("fork")
 
@@ -103,8 +103,12 @@ class BackEnd:
             _ANSWERS.get(name, _well)(connection)
 
     def _act(self, headers: Mapping[str, str], body: bytes, misdeed: str) -> None:
-        event_id = verify([SIGNING_KEY], headers, body)
         form = dict(parse_qsl(body.decode(), keep_blank_values=True))
+        try:
+            event_id = verify([SIGNING_KEY], headers, body)
+        except BadSignature:
+            self._write_down("refused", form)
+            raise
         assert form["eventId"] == event_id
         with Once(self._folder / "events.sqlite3").first_time(event_id) as first:
             if first:
@@ -135,7 +139,10 @@ def _request(connection: socket.socket) -> tuple[dict[str, str], bytes]:
         while line := reader.readline().decode().strip():
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        return headers, reader.read(int(headers["content-length"]))
+        body = reader.read(int(headers.get("content-length", 0)))
+        if not body or len(body) < int(headers["content-length"]):
+            raise ConnectionError("whoever called has died in the middle of it")
+        return headers, body
 
 
 def _die() -> None:

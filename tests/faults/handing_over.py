@@ -145,6 +145,7 @@ def _assert_acted_once(sent: Sent, back_end: BackEnd) -> None:
     story = back_end.story(sent.upload.id)
     expected = hashlib.sha256(sent.data).hexdigest()
     assert {line["event_id"] for line in story} == {sent.upload.event_id}
+    assert "refused" not in {line["what"] for line in story}, "a call of ours was not signed as it should be"
     effects = [line for line in story if line["what"] == "effect"]
     assert effects, "the file is lost: the back end never used it"
     assert {line["sha256"] for line in effects} == {expected}
