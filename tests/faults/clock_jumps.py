@@ -64,6 +64,7 @@ def _uploads_and_a_jump(server: AppServer, jump: Callable[[], None]) -> None:
 def _watch(server: AppServer, since: float, quiet: str, waiting: str, lively: Part) -> Mapping[str, float]:
     """Keep one upload lively until the quiet one has expired and the app was called again: seconds after each."""
     seen: dict[str, float] = {}
+
     def look() -> bool:
         lively.send()
         if "expired" not in seen and any(event["kind"] == "cancelled" for event in server.events(quiet)):

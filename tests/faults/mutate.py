@@ -20,7 +20,8 @@ from tests.support.processes import ROOT
 
 from .campaigns import all_campaigns
 
-_MUTANTS = Path(__file__).parent / "mutants"
+#: All patches.
+MUTANTS = sorted((Path(__file__).parent / "mutants").glob("*.patch"))
 _CAMPAIGN = re.compile(r"campaign: (\S+)")
 _VERDICT = re.compile(r"([\d,]+) passed, ([\d,]+) failed")
 _COPIED = ("incoming_wsgi", "assets", "tests", "examples", "pyproject.toml", "setup.py")
@@ -28,13 +29,13 @@ _COPIED = ("incoming_wsgi", "assets", "tests", "examples", "pyproject.toml", "se
 
 def main() -> int:
     known = all_campaigns().keys()
-    patches = [patch for patch in sorted(_MUTANTS.glob("*.patch")) if _is_for(known, patch)]
+    patches = [patch for patch in MUTANTS if _is_for(known, patch)]
     names = [patch.stem for patch in patches]
     parser = argparse.ArgumentParser(prog="python -m tests.faults.mutate", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*names, []], metavar="MUTANT", help="default: all")
     chosen = parser.parse_args().names or names
     survivors = [patch.stem for patch in patches if patch.stem in chosen and not _is_noticed(patch)]
-    unwatched = known - {_campaign_of(patch) for patch in patches}
+    unwatched = known - {campaign_of(patch) for patch in patches}
     if unwatched:
         print(f"campaigns without a mutant: {', '.join(sorted(unwatched))}")
     print(f"{len(chosen) - len(survivors)} noticed, {len(survivors)} survived {' '.join(survivors)}".rstrip())
@@ -42,20 +43,21 @@ def main() -> int:
 
 
 def _is_for(known: Collection[str], patch: Path) -> bool:
-    campaign = _campaign_of(patch)
+    campaign = campaign_of(patch)
     if campaign not in known:
         print(f"not run: {patch.stem}, because the campaign {campaign} is not among those that run")
     return campaign in known
 
 
-def _campaign_of(patch: Path) -> str:
+def campaign_of(patch: Path) -> str:
+    """The campaign that must notice it."""
     found = _CAMPAIGN.match(patch.read_text())
     assert found, f"{patch.name} must begin with «campaign: NAME»"
     return found[1]
 
 
 def _is_noticed(patch: Path) -> bool:
-    campaign = _campaign_of(patch)
+    campaign = campaign_of(patch)
     with tempfile.TemporaryDirectory(prefix="incoming-mutant-") as folder:
         for name in _COPIED:
             _copy(ROOT / name, Path(folder) / name)
