@@ -422,7 +422,7 @@ class Receiver:
             self._completing.discard(upload.id)
 
     def _hand_over(self, upload: Upload) -> None:
-        """Each step is recorded, and the record synced, before the next one needs it: see the order in the manual."""
+        """Each step is recorded, and the record synced, before the next one needs it: see docs/promises.rst."""
         if not upload.is_complete:
             raise SyncFailed("A power cut has taken bytes that were not on the disk yet.")
         digest = self._digests.finish(upload)

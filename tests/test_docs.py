@@ -1,4 +1,4 @@
-"""The tables of docs/api.rst say what the code says."""
+"""The tables of the manual say what the code says, and what they point to is there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pathlib import Path
 from incoming_wsgi import errors
 from incoming_wsgi.settings import Settings
 
-API = (Path(__file__).resolve().parent.parent / "docs" / "api.rst").read_text("utf-8")
+from .faults.campaigns import all_campaigns
+
+ROOT = Path(__file__).resolve().parent.parent
+API = (ROOT / "docs" / "api.rst").read_text("utf-8")
+PROMISES = (ROOT / "docs" / "promises.rst").read_text("utf-8")
 #: The browser's own: the server never sends it.
 BROWSER_ONLY = "file_unreadable"
 
@@ -36,3 +40,13 @@ def test_errors() -> None:
 
 def error_kinds(root: type[errors.IncomingError]) -> set[type[errors.IncomingError]]:
     return {root}.union(*(error_kinds(kind) for kind in root.__subclasses__()))
+
+
+def test_promises() -> None:
+    """Each test that is named is there, and each campaign is named."""
+    table_of_promises = PROMISES[PROMISES.index(".. list-table::") : PROMISES.index("The order of things")]
+    named = set(re.findall(r"``([^`]+)``", table_of_promises))
+    files = {name for name in named if name.startswith("tests/")}
+    assert files
+    assert all((ROOT / name).is_file() for name in files)
+    assert set(all_campaigns()) <= named
