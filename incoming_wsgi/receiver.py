@@ -267,8 +267,12 @@ class Receiver:
     def complete(self, upload: Upload) -> Upload:
         """All bytes are here, says the protocol: put them onto the disk, hash them, hand them over; in the background.
 
+        If a process has died over that, this one goes on.
+
         :raises NotReady: some are missing.
         """
+        if upload.state is State.COMPLETING and upload.holder:
+            self._take_up(upload)
         if upload.state not in OPEN_STATES:
             return upload
         if not upload.is_complete:
@@ -337,10 +341,7 @@ class Receiver:
             if upload.app in self._apps and upload.active_at <= now - _GRACE:
                 self.complete(upload)
         for upload in self.registry.find({State.COMPLETING}):
-            if upload.id not in self._completing and not self._is_being_completed(upload):
-                saved = self._save_quietly(upload, replace(upload, holder=self.registry.holder))
-                if saved is not None:
-                    self._roll_forward_in_background(saved)
+            self._take_up(upload)
         if expire:
             idle_since = now - self._patience.idle
             for upload in self.registry.find(OPEN_STATES, idle_since=idle_since):
@@ -395,6 +396,13 @@ class Receiver:
             if upload.state is not State.FINISHED or upload.remove_file_when_finished:
                 self._storage(upload).remove(upload)
             self.registry.forget(upload.id)
+
+    def _take_up(self, upload: Upload) -> None:
+        """Go on with an upload that is being completed by nobody."""
+        if upload.id not in self._completing and not self._is_being_completed(upload):
+            saved = self._save_quietly(upload, replace(upload, holder=self.registry.holder))
+            if saved is not None:
+                self._roll_forward_in_background(saved)
 
     def _is_being_completed(self, upload: Upload) -> bool:
         return upload.app not in self._apps or (

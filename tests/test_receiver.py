@@ -956,9 +956,16 @@ def test_who_opened_an_empty_file_died_before_it_was_made(engine: Engine, clock:
     assert not engine.arriving(ticket).exists()
 
 
+@pytest.mark.parametrize("by", ["the sweep", "a client that asks"])
 @pytest.mark.parametrize("renamed", [False, True])
-def test_who_completed_it_died(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: bool) -> None:
+def test_who_completed_it_died(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: bool, by: str
+) -> None:
     """Before or after the rename; while it lives, nobody else touches the upload."""
+
+    def look() -> None:
+        engine.receiver.sweep() if by == "the sweep" else engine.receiver.complete(engine.receiver.status(ticket))
+
     dying = Engine(tmp_path)
     monkeypatch.setattr(dying.receiver, "_roll_forward_in_background", lambda upload: None)
     ticket = dying.ticket()
@@ -967,11 +974,11 @@ def test_who_completed_it_died(engine: Engine, tmp_path: Path, monkeypatch: pyte
     if renamed:
         dying.storage.complete(upload)
     engine.start()
-    engine.receiver.sweep()
+    look()
     assert not threading.Event().wait(0.05)
     assert engine.receiver.status(ticket) == upload
     dying.close()
-    engine.receiver.sweep()
+    look()
     assert engine.until(ticket, State.FINISHED).sha256 == DIGEST
 
 

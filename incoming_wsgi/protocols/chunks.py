@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..receiver import Receiver, Session, refuse_writing
 from ..responses import json_response
-from ..upload import OPEN_STATES, Upload
+from ..upload import Upload
 
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _FINGERPRINT = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -135,8 +135,8 @@ def _status(request: Request, upload_id: str, receiver: Receiver, door: Door) ->
     seconds = _seconds(request.GET.get("wait", "0"))
     since = request.GET.get("since", "")
     upload = receiver.status(upload_id)
-    if upload.is_complete and upload.state in OPEN_STATES:
-        upload = receiver.complete(upload)  # whoever had the last byte did not live to do it
+    if upload.is_complete:
+        upload = receiver.complete(upload)  # whoever had the last byte may not have lived to do it
     if seconds and re.fullmatch("[0-9]{1,19}", since):
         upload = door.poll(upload_id, lambda found: found.version != int(since), seconds)
     return _answer(upload, door)
