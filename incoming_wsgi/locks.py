@@ -5,6 +5,7 @@ The kernel gives a lock back when its holder dies, however it dies. Waiting neve
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -34,7 +35,7 @@ os.register_at_fork(after_in_child=_begin_anew)
 class FileLock:
     """An exclusive lock on an open file; a context manager.
 
-    :param descriptor: an open file; the caller keeps it open while the lock is in use.
+    :param descriptor: an open file; the caller keeps it open while the lock is in use, or gives it to :meth:`close`.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -44,10 +45,20 @@ class FileLock:
     def __enter__(self) -> None:
         self._thread_lock.acquire()
         try:
+            if self._descriptor < 0:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             _wait_for_flock(self._descriptor)
         except BaseException:
             self._thread_lock.release()
             raise
+
+    def close(self) -> None:
+        """Close the file. Who waits for the lock, or asks for it later, gets an :class:`OSError`: never another file's
+        lock, whose number may be the same."""
+        with self._thread_lock:
+            descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

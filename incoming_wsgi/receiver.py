@@ -723,7 +723,8 @@ class Session:
             self._writer.sync()
         for start, end in pending.ranges:
             try:
-                self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=self._fsync)
+                with self._writer.exclusive():  # nobody may be writing there, having seen that it is not safe yet
+                    self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=self._fsync)
             except Conflict:
                 self._current()
                 raise Replaced from None

@@ -184,3 +184,12 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     command = [sys.executable, "-c", code, str(tmp_path / "lock")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
     assert run.stdout.strip() == "0"
+
+
+def test_a_closed_lock_is_nobodys(tmp_path: Path) -> None:
+    """Above all not that of another file, which has got its number."""
+    lock = FileLock(os.open(tmp_path / "one", os.O_RDWR | os.O_CREAT))
+    lock.close()
+    lock.close()
+    with opened(tmp_path / "another"), pytest.raises(OSError, match="Bad file descriptor"), lock:
+        pass

@@ -9,6 +9,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from incoming_wsgi.errors import (
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.handover import Notice, Outcome
 from incoming_wsgi.receiver import Session
+from incoming_wsgi.storage import Data
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
 
@@ -1152,3 +1154,37 @@ def test_a_jump_of_the_wall_clock_expires_nothing(engine: Engine, clock: Clock) 
     clock.advance(HOUR + 1)
     engine.receiver.sweep()
     assert engine.state(ticket) is State.EXPIRED
+
+
+def test_bytes_that_another_lane_is_writing_are_not_recorded_beside_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two lanes of one client bring different bytes for one place: whichever stay, the hash is theirs."""
+    engine.start()
+    ticket = engine.ticket(remove_file_when_finished=False)
+    slow = engine.open(ticket, 5)
+    quick = engine.receiver.session(ticket, slow.token)
+    quick.write(0, b"quick")
+    has_looked, may_write = threading.Event(), threading.Event()
+    write = slow._writer.write
+
+    def stall(position: int, data: Data) -> None:
+        has_looked.set()
+        assert may_write.wait(20)
+        write(position, data)
+
+    monkeypatch.setattr(slow._writer, "write", stall)
+    writing = threading.Thread(target=slow.write, args=(0, b"slow!"))
+    ending = threading.Thread(target=lambda: engine.receiver.complete(quick.sync()))
+    writing.start()
+    assert has_looked.wait(20)
+    ending.start()
+    with suppress(AssertionError):  # it does not come to that, if all is well
+        eventually(lambda: engine.receiver.status(ticket).sha256, 1.5)
+    may_write.set()
+    for thread in (writing, ending):
+        thread.join(20)
+    upload = engine.until(ticket, State.FINISHED)
+    slow.close()
+    quick.close()
+    assert hashlib.sha256(engine.complete(ticket).read_bytes()).hexdigest() == upload.sha256

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -116,15 +116,14 @@ class SQLiteRegistry(Registry):
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock_file = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
-        self._write_lock = FileLock(self._lock_file)
+        self._write_lock = FileLock(os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660))
         try:
             with self._write_lock:
                 self._writer = self._connect()
                 self._prepare()
                 self._writer.execute("PRAGMA busy_timeout = 0")  # it would hold up the event loop: _begin() waits
         except BaseException:
-            os.close(self._lock_file)
+            self._write_lock.close()
             raise
         self._reader = self._connect()
         self._clock_base = self._start_clock()
@@ -166,7 +165,7 @@ class SQLiteRegistry(Registry):
         """
         try:
             if self._log_was_lost:
-                with self._write_lock:
+                with self._write_turn():
                     offload.run(self._checkpoint)
             else:
                 offload.run(_sync_file, f"{self._path}-wal")
@@ -409,7 +408,7 @@ class SQLiteRegistry(Registry):
         """Move the log into the database; automatic checkpoints would sync on the event loop."""
         is_clock_old = time.monotonic() - self._clock_kept_at >= _CLOCK_INTERVAL
         if is_clock_old or os.stat(f"{self._path}-wal").st_size > _SMALL_LOG:
-            with self._write_lock:
+            with self._write_turn():
                 offload.run(self._checkpoint)
             self._clock_kept_at = time.monotonic()
         self._clear_dead_holders()
@@ -421,7 +420,7 @@ class SQLiteRegistry(Registry):
             self._reader.close()
         (self._holders / self._holder).unlink(missing_ok=True)
         os.close(self._holder_file)
-        os.close(self._lock_file)
+        self._write_lock.close()
 
     def _checkpoint(self) -> None:
         self._writer.execute(f"PRAGMA busy_timeout = {int(_FOREIGN_PATIENCE * 1000)}")
@@ -439,7 +438,7 @@ class SQLiteRegistry(Registry):
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock:
+        with self._write_turn():
             try:
                 self._begin()
                 yield self._writer
@@ -450,6 +449,16 @@ class SQLiteRegistry(Registry):
                 if isinstance(error, sqlite3.OperationalError):
                     raise _translated(error) from error
                 raise
+
+    @contextmanager
+    def _write_turn(self) -> Iterator[None]:
+        """:raises Unavailable: there are no turns any more, or the kernel gives out no lock."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._write_lock)
+            except OSError as error:
+                raise Unavailable("The server's records can't be used at the moment.", retry_after=5) from error
+            yield
 
     def _begin(self) -> None:
         """Begin to write. Of ourselves nobody is in the way; a foreign program may be, for a moment."""

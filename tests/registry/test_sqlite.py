@@ -359,3 +359,12 @@ def test_a_log_that_could_not_be_synced_is_moved_into_the_database(
     database.close()
     registry.sync()
     assert len(calls) == 2
+
+
+def test_who_comes_after_the_end_changes_nothing(path: Path) -> None:
+    """Something that runs in the background may: another file may have the number of the lock's by then."""
+    registry = SQLiteRegistry(path)
+    upload = registry.create(receiving(5))
+    registry.close()
+    with path.with_name("another").open("w"), pytest.raises(Unavailable):
+        registry.save(upload, upload.to(State.PAUSED))
