@@ -163,7 +163,7 @@ class WebSocketSender(Sender):
             )
             self.acknowledged = position
             self._send_all(front_end)
-            front_end.finish()
+            assert front_end.expect("MsgAllDone") == {"Success": True}  # whatever becomes of the connection now
         except Closed as closed:
             self.closed_with.append(closed.code)
             raise
