@@ -141,9 +141,9 @@ def _peek(buffered: Any, sock: socket.socket) -> bytes:
 
 
 def is_stopping() -> bool:
-    """Whether the worker process that this is has been told to end; only gunicorn says so."""
+    """Whether the worker process that this is has been told to end, or has lost its master; only gunicorn says so."""
     worker = _gunicorn_worker()
-    return worker is not None and not worker.alive
+    return worker is not None and (not worker.alive or worker.ppid != os.getppid())
 
 
 def listener(environ: WSGIEnvironment) -> tuple[str, int] | str | None:

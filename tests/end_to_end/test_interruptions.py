@@ -278,3 +278,24 @@ def _take_back(server: AppServer, ticket: str) -> None:
     assert registry.save(upload, after, back_to_synced=True).received == 0
     (server.folder / "incoming" / "arriving" / ticket).write_bytes(b"")
     registry.close()
+
+
+# -- workers without a master -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+def test_workers_that_have_lost_their_master_send_everybody_away(
+    start_server: StartServer, connect: Connect, kind: str
+) -> None:
+    """They end by themselves; the port has to be free for the next master soon."""
+    server = start_server(kind)
+    assert server.process is not None
+    workers = server.workers()
+    front_end = _send_some(connect(server.url, server.ticket(), DATA))
+    os.kill(server.process.pid, signal.SIGKILL)
+    assert front_end.closing_code() == 1012
+    front_end.vanish()
+    eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), 10, "the end of the workers")
+    server.kill()
+    server.start()
+    connect(server.url, server.ticket(), DATA).upload()
