@@ -25,7 +25,7 @@ def runs(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[Run]]]:
     """The campaigns that are among the chosen tests, under way."""
     tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
     mine = [test for test in tests if test.originalname == test_no_promise_is_broken.__name__]
-    chosen = [test.callspec.params["campaign"] for test in mine]
+    chosen = [all_campaigns()[test.callspec.id] for test in mine]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield {campaign.name: pool.submit(_run, campaign) for campaign in chosen if not campaign.missing()}
         pool.shutdown(wait=False, cancel_futures=True)
