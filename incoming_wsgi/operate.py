@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
@@ -13,7 +14,8 @@ _COLUMNS = ("ID", "STATE", "RECEIVED", "LENGTH", "LAST ACTIVE", "APP", "FILE")
 
 def list_uploads(receiver: Receiver) -> Iterator[str]:
     """A line for each upload, the longest idle first, under a line of headings."""
-    rows = [_COLUMNS, *map(_row, receiver.find())]
+    ahead = _ahead(receiver)
+    rows = [_COLUMNS, *(_row(upload, ahead) for upload in receiver.find())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
@@ -26,6 +28,7 @@ def show(receiver: Receiver, upload_id: str) -> Iterator[str]:
     """
     upload = receiver.status(upload_id)
     delivery = receiver.registry.due(upload.id)
+    ahead = _ahead(receiver)
     facts = {
         "id": upload.id,
         "state": upload.state.value,
@@ -35,7 +38,7 @@ def show(receiver: Receiver, upload_id: str) -> Iterator[str]:
         "received": f"{upload.received} bytes",
         "missing": ", ".join(f"{start}-{end - 1}" for start, end in upload.extents.missing(0, upload.length or 0)),
         "created": _time(upload.created_at),
-        "last active": _time(upload.active_at),
+        "last active": _time(upload.active_at + ahead),
         "file": upload.moved_to or upload.location,
         "sha256": upload.sha256,
         "handed over to": upload.target or "the app's on_finish",
@@ -43,7 +46,7 @@ def show(receiver: Receiver, upload_id: str) -> Iterator[str]:
     }
     if delivery is not None:
         facts["attempts"] = str(delivery.attempt)
-        facts["next attempt"] = _time(delivery.due_at)
+        facts["next attempt"] = _time(delivery.due_at + ahead)
         facts["last error"] = delivery.error
     return (f"{name + ':':16}{_printable(value)}" for name, value in facts.items() if value)
 
@@ -78,7 +81,7 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def _row(upload: Upload) -> tuple[str, ...]:
+def _row(upload: Upload, ahead: float) -> tuple[str, ...]:
     length = "?" if upload.length is None else str(upload.length)
     name = upload.filename if upload.filename_from_browser else ""
     return (
@@ -86,10 +89,15 @@ def _row(upload: Upload) -> tuple[str, ...]:
         upload.state.value,
         str(upload.received),
         length,
-        _time(upload.active_at),
+        _time(upload.active_at + ahead),
         upload.app,
         name,
     )
+
+
+def _ahead(receiver: Receiver) -> float:
+    """Seconds by which the wall clock is ahead of the registry's, which does not count when the machine is off."""
+    return time.time() - receiver.registry.now()
 
 
 def _time(seconds: float) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 import pytest
 
 from incoming_wsgi import operate
@@ -98,3 +100,12 @@ def test_cleanup(engine: Engine, clock: Clock) -> None:
 def test_unknown(engine: Engine, command: object) -> None:
     with pytest.raises(UnknownUpload):
         list(command(engine.receiver, "x"))  # type: ignore[operator]
+
+
+def test_times_are_told_by_the_wall_clock(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry's own clock is behind when the machine was off for some days."""
+    monkeypatch.setattr(engine.registry, "_clock_base", engine.registry._clock_base - 5 * 86400)
+    ticket = engine.ticket()
+    today = datetime.now(timezone.utc).strftime("%Y-%m-%d %H")
+    assert f"last active:    {today}" in "\n".join(operate.show(engine.receiver, ticket))
+    assert f"  {today}" in "\n".join(operate.list_uploads(engine.receiver))
