@@ -51,7 +51,7 @@ def test_show_what_could_not_be_handed_over(engine: Engine) -> None:
     engine.start()
     ticket = engine.ticket()
     engine.send(ticket, b"12345")
-    eventually(lambda: (engine.registry.due(ticket) or Delivery("", "", "", "", "")).attempt == 1)
+    eventually(lambda: (engine.registry.due(ticket) or Delivery("", "", "", "", "")).error)
     text = "\n".join(operate.show(engine.receiver, ticket))
     assert "answered with status 500" in text
     assert "attempts:       1" in text
