@@ -146,6 +146,8 @@ class Frontend:
             door = self._door(request, self._body(request))
             with self._reading(door.body):
                 response = respond(request, upload_id, self._receiver(), door)
+            if door.body is not None and door.body.was_cut:
+                self._refuse_while_closing()  # what has come is safe, but it was not all: that must not look so
         except IncomingError as error:
             response = chunks.refusal(error, self._known(upload_id), door)
             log.info("refused %s %r: %d %s", request.method, shortened(upload_id), error.status, error.name)

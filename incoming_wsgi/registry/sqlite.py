@@ -503,7 +503,10 @@ def _boot_id_of_machine() -> str:
 
 
 def _sync_file(path: str) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # who had the database open last has moved all of it, synced, into the database
     try:
         os.fdatasync(descriptor)
     finally:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -278,6 +280,31 @@ def _take_back(server: AppServer, ticket: str) -> None:
     assert registry.save(upload, after, back_to_synced=True).received == 0
     (server.folder / "incoming" / "arriving" / ticket).write_bytes(b"")
     registry.close()
+
+
+# -- workers that end -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+def test_a_body_that_a_worker_does_not_hear_out_is_no_success(
+    start_server: StartServer, chunk_client: MakeClient, kind: str
+) -> None:
+    """What had come is safe all the same; a client that only looks at the status code comes again with the chunk."""
+    server = start_server(kind)
+    ticket = server.ticket()
+    client = chunk_client(server.url, ticket, DATA)
+    client.open()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(client.head(0, 7_000_000) + DATA[:5_500_000])
+        eventually(lambda: client.status()["received"], what="the first bytes")
+        for pid in server.workers():
+            os.kill(pid, signal.SIGTERM)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1" in answer
+    assert 0 < json.loads(answer.partition(b"\r\n\r\n")[2])["received"] <= 5_500_000
+    STUBBORN["http"](server.url, ticket, DATA).finish()
+    assert_arrived_once(server, ticket, sha256(DATA))
 
 
 # -- workers without a master -----------------------------------------------------------------------------------
