@@ -142,6 +142,20 @@ def test_after_a_power_cut_only_what_was_synced_counts(boot: Boot, monkeypatch: 
     assert after.until(ticket, State.FINISHED).sha256 == DIGEST
 
 
+def test_how_far_it_is_synced_is_itself_synced(
+    boot: Boot, syncs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut takes the record, or even the ticket, and with it all that was on the disk."""
+    monkeypatch.setattr(watermark, "STEP", 10_000)
+    engine = boot("one")
+    ticket = engine.ticket()
+    with engine.open(ticket, len(DATA)) as session:
+        session.write(0, DATA[:60_000])
+        session.sync()
+        eventually(lambda: engine.receiver.status(ticket).synced)
+        eventually(lambda: syncs == ["arriving", "arriving", "registry.sqlite3-wal"], timeout=5)
+
+
 def test_bytes_that_come_after_the_power_cut_count(boot: Boot) -> None:
     before = boot("one")
     ticket = before.ticket()
