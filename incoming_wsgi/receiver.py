@@ -463,7 +463,7 @@ class Receiver:
         self._digests.drop(upload.id)
 
     def _sync_arrived(self, upload: Upload) -> None:
-        """Put onto the disk what has arrived by now, and record that."""
+        """Put onto the disk what has arrived by now, and then the record that it is there."""
         current = self.registry.get(upload.id)
         if current is None or current.state not in OPEN_STATES:
             return
@@ -473,6 +473,7 @@ class Receiver:
             self._take_back(current, str(error))
         else:
             self.registry.add_synced(current)
+            self.registry.sync()
 
     def _refuse_other_bytes(self, upload: Upload, digest: str) -> None:
         """:raises Damaged: the bytes were others when they were hashed before; a disk has lied, say, at a power cut."""
