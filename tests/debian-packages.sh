@@ -15,6 +15,9 @@ want node nodejs
 want npm npm
 want nginx nginx-light
 want strace strace
+want mkfs.ext4 e2fsprogs
+want mkfs.xfs xfsprogs
+want mount mount
 # Without a font Chromium draws no text, and a screenshot shows nothing.
 [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing+=(fonts-dejavu-core)
 

@@ -11,6 +11,7 @@ from .laboratory import Campaign
 _MODULES: tuple[str, ...] = (
     "engine_kill",
     "recovery_kill",
+    "power_cut",
     "foreign_files",
     "server_kill",
     "handing_over",

@@ -58,9 +58,12 @@ class CrashPoint:
     def __str__(self) -> str:
         return f"kill {self.moment} {self.call}"
 
-    def arm(self) -> None:
-        """From now on this process dies there."""
-        _Trap(self).set()
+    def arm(self, end: Callable[[], None] | None = None) -> None:
+        """From now on this process dies there.
+
+        :param end: another way to die than :func:`die`.
+        """
+        _Trap(self, end or die).set()
 
 
 def any_crash_point(chance: random.Random) -> CrashPoint:
@@ -72,8 +75,9 @@ def any_crash_point(chance: random.Random) -> CrashPoint:
 
 
 class _Trap:
-    def __init__(self, point: CrashPoint) -> None:
+    def __init__(self, point: CrashPoint, end: Callable[[], None]) -> None:
         self._point = point
+        self._end = end
         self._count = itertools.count(1)  # one step, also between threads
 
     def set(self) -> None:
@@ -112,7 +116,7 @@ class _Trap:
             elif self._point.moment == "after":
                 call(*args, **kwargs)
         finally:
-            die()
+            self._end()
         return None
 
 

@@ -43,6 +43,11 @@ class Fork:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """It does nothing more; only :meth:`kill` helps."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGSTOP)
+
     def end(self) -> bool:
         """Wait for its end; says whether it was killed.
 
