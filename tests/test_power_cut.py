@@ -142,9 +142,7 @@ def test_after_a_power_cut_only_what_was_synced_counts(boot: Boot, monkeypatch: 
     assert after.until(ticket, State.FINISHED).sha256 == DIGEST
 
 
-def test_how_far_it_is_synced_is_itself_synced(
-    boot: Boot, syncs: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_how_far_it_is_synced_is_itself_synced(boot: Boot, syncs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a power cut takes the record, or even the ticket, and with it all that was on the disk."""
     monkeypatch.setattr(watermark, "STEP", 10_000)
     engine = boot("one")

@@ -104,7 +104,6 @@ class Disk:
         # The kernel lets go of the loop device by itself when this is unmounted.
         _run("mount", "-o", f"loop,{self.system.options}", os.fspath(self._image), os.fspath(self.root))
 
-
     def _is_in_use(self) -> bool:
         """Whether the kernel still knows it: mounted again, it would be the one whose power is gone."""
         for path in Path("/sys/block").glob("loop*/loop/backing_file"):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 #: A killed process, as ``waitpid`` tells of it.
 _KILLED = -signal.SIGKILL
+
+#: Seconds in which a process must stop when it is told to.
+_PATIENCE = 20.0
 
 
 class Fork:
@@ -44,9 +48,15 @@ class Fork:
             os.kill(self.pid, signal.SIGKILL)
 
     def freeze(self) -> None:
-        """It does nothing more; only :meth:`kill` helps."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGSTOP)
+        """From now on it does nothing more. What the kernel is doing for it goes on, but it will not hear of that."""
+        os.kill(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + _PATIENCE
+        while not self._is_frozen():
+            assert time.monotonic() < deadline, "a process that can't be frozen"
+            os.sched_yield()
+
+    def _is_frozen(self) -> bool:
+        return all(state in "TtDZX" for state in _states(self.pid))
 
     def end(self) -> bool:
         """Wait for its end; says whether it was killed.
@@ -83,6 +93,13 @@ def live(work: Callable[[], None], log: Path) -> None:
     """
     with Fork(work, log) as fork:
         assert not fork.end(), "a process that was to live has been killed"
+
+
+def _states(pid: int) -> Iterator[str]:
+    """Of each thread of a process, the letter that proc(5) has for what it is doing."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            yield (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _be_born(log: Path) -> None:

@@ -11,7 +11,6 @@ import itertools
 import os
 import random
 import shutil
-import signal
 import threading
 import traceback
 from collections.abc import Callable
@@ -29,12 +28,16 @@ from incoming_wsgi.upload import OPEN_STATES, State, Upload
 from tests.helpers import Engine
 from tests.support.waiting import eventually
 
+from .crash_points import CrashPoint
 from .witness import Witness
 
 _MIB = 1024 * 1024
 
 #: Seconds in which all uploads of a life must come to their end, or to where the app leaves them.
 _PATIENCE = 60.0
+
+#: Words that a life says when the power is to go: at a crash point; after enough has been told, or all has been done.
+AT_CRASH_POINT, AT_REST = b"!", b"."
 
 Taking = Literal["", "move_to", "by itself"]
 Answer = Literal["done", "wait", "wait, then finished", "failed", "silent"]
@@ -289,33 +292,36 @@ def send_all(place: Place, boot: int) -> list[Sender]:
     ]
 
 
-def live(plan: Plan, boot: int, check: Callable[[Place], None], arm: Callable[[], None], wire: int, most: int) -> None:
-    """A life that ends when the power goes.
+def live(plan: Plan, boot: int, check: Callable[[Place], None], point: CrashPoint | None, wire: int, most: int) -> None:
+    """A life that ends when the power goes; until then nothing more happens once ``wire`` has got a word.
 
     :param check: what must hold when the power is back, before anything else happens.
-    :param arm: called when the process is to begin to be in danger.
-    :param wire: gets a byte when the time has come: somebody was told something for the ``most``-th time, or nothing
-        more will happen.
+    :param point: where the power is to go, if this life gets there.
+    :param most: the time has also come when so many things have been told.
     """
     chance = random.Random(f"{plan.seed} life {boot}")
     count = itertools.count(1)
 
     def told() -> None:
         if next(count) == most:
-            os.write(wire, b"!")
+            os.write(wire, AT_REST)
+
+    def stand_still() -> None:
+        os.write(wire, AT_CRASH_POINT)
+        threading.Event().wait()
 
     try:
-        arm()
+        if point is not None:
+            point.arm(stand_still)
         place = Place(plan, boot, lambda: chance.choice(_ANSWERS), told)
         check(place)
         place.engine.start()
         senders = send_all(place, boot)
         eventually(lambda: all(_is_at_rest(place, sender) for sender in senders), _PATIENCE, "the clients' rest")
-    except BaseException:  # noqa: BLE001 (expected once the power has gone)
+    except BaseException:  # noqa: BLE001 (the case fails with it)
         plan.witness().tell("error", text=traceback.format_exc())
-    os.write(wire, b"!")
-    while True:
-        signal.pause()
+    os.write(wire, AT_REST)
+    threading.Event().wait()
 
 
 _ANSWERS: tuple[Answer, ...] = ("done", "wait", "wait, then finished", "failed", "silent")

@@ -21,11 +21,11 @@ class Witness:
         # The first line end is for a line before it that a kill has torn.
         os.write(self._file, b"\n" + json.dumps({"what": what, **facts}).encode() + b"\n")
 
-    def told(self, *kinds: str) -> Iterator[dict[str, Any]]:
-        """All of these kinds, in order."""
-        beginnings = tuple(json.dumps({"what": what})[:-1].encode() for what in kinds)
+    def told(self, what: str) -> Iterator[dict[str, Any]]:
+        """All of that kind, in order."""
+        beginning = json.dumps({"what": what})[:-1].encode()
         for line in self._path.read_bytes().splitlines():
-            if line.startswith(beginnings) and line.endswith(b"}"):
+            if line.startswith(beginning) and line.endswith(b"}"):
                 yield json.loads(line)
 
     def close(self) -> None:
