@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hmac import compare_digest
@@ -337,21 +337,28 @@ class Receiver:
         :param expire: whether this process has been there for clients long enough to say that they are idle.
         """
         now = self.registry.now()
-        for upload in self.registry.find_complete():
-            if upload.app in self._apps and upload.active_at <= now - _GRACE:
-                self.complete(upload)
-        for upload in self.registry.find({State.COMPLETING}):
-            self._take_up(upload)
+        left = (upload for upload in self.registry.find_complete() if upload.active_at <= now - _GRACE)
+        self._each(left, self.complete)
+        self._each(self.registry.find({State.COMPLETING}), self._take_up)
         if expire:
             idle_since = now - self._patience.idle
-            for upload in self.registry.find(OPEN_STATES, idle_since=idle_since):
-                self._expire(upload.id, idle_since)
-        for upload in self.registry.find(CLOSED_STATES, idle_since=now - _TOMBSTONE):
-            self._bury(upload)
+            idle = self.registry.find(OPEN_STATES, idle_since=idle_since)
+            self._each(idle, lambda upload: self._expire(upload.id, idle_since))
+        self._each(self.registry.find(CLOSED_STATES, idle_since=now - _TOMBSTONE), self._bury)
         self._digests.prune()
         if time.monotonic() - self._orphans_sought_at >= _ORPHAN_INTERVAL:
             self._orphans_sought_at = time.monotonic()
             self.quarantine_orphans()
+
+    def _each(self, uploads: Iterable[Upload], work: Callable[[Upload], object]) -> None:
+        """Do something for those uploads that are ours; trouble with one must not keep it from the others."""
+        for upload in uploads:
+            if upload.app not in self._apps:
+                continue
+            try:
+                work(upload)
+            except (IncomingError, OSError) as error:
+                log.warning("upload %s could not be cleaned up; trying again: %s", shortened(upload.id), error)
 
     def quarantine_orphans(self) -> None:
         """Put aside what has lain in a storage for a day and belongs to no upload; nothing is deleted.
@@ -386,13 +393,13 @@ class Receiver:
         return time.monotonic() - self._made_at >= min(_COMEBACK, self._patience.idle)
 
     def _expire(self, upload_id: str, idle_since: float) -> None:
-        with suppress(UnknownUpload, TooLate, Unavailable):  # another app's, or it has come to life
+        with suppress(UnknownUpload, TooLate):  # it has come to life, or to its end
             upload = self.status(upload_id)
             if upload.active_at <= idle_since and not upload.is_complete:
                 self._give_up(upload, State.EXPIRED, "Nothing arrived for a long time.")
 
     def _bury(self, upload: Upload) -> None:
-        if upload.app in self._apps and self.registry.due(upload.id) is None:
+        if self.registry.due(upload.id) is None:
             if upload.state is not State.FINISHED or upload.remove_file_when_finished:
                 self._storage(upload).remove(upload)
             self.registry.forget(upload.id)

@@ -1188,3 +1188,26 @@ def test_bytes_that_another_lane_is_writing_are_not_recorded_beside_it(
     slow.close()
     quick.close()
     assert hashlib.sha256(engine.complete(ticket).read_bytes()).hexdigest() == upload.sha256
+
+
+def test_trouble_with_one_upload_does_not_keep_the_sweep_from_the_others(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickets = [engine.ticket() for _ in range(3)]
+    clock.advance(HOUR + 1)
+    remove = engine.storage.remove
+
+    def refuse_one(upload: Upload) -> None:
+        if upload.id == tickets[0]:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        remove(upload)
+
+    monkeypatch.setattr(engine.storage, "remove", refuse_one)
+    engine.receiver.sweep()
+    assert [engine.state(ticket) for ticket in tickets] == [State.EXPIRED] * 3
+    clock.advance(2 * DAY)
+    engine.start()
+    eventually(lambda: len(engine.app.notices) == 3)
+    eventually(lambda: not any(engine.registry.due(ticket) for ticket in tickets))
+    engine.receiver.sweep()
+    assert [upload.id for upload in engine.receiver.find()] == tickets[:1]
