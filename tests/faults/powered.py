@@ -95,11 +95,11 @@ class Plan:
         return self.folder / "taken" / ticket
 
 
-def any_plan(folder: Path, root: Path, chance: random.Random) -> Plan:
+def any_plan(folder: Path, root: Path, chance: random.Random, *, fsync: bool) -> Plan:
     files = tuple(_any_file(number, chance) for number in range(chance.choice((2, 3, 4))))
-    step = chance.choice((_MIB // 4, _MIB // 2, 64 * _MIB))
+    step = chance.choice((_MIB // 4, _MIB // 4, _MIB // 2, 64 * _MIB))
     seed = f"powered {chance.random()}"
-    return Plan(folder, root, seed, files, chance.random() < 0.5, step, chance.random() < 0.3)
+    return Plan(folder, root, seed, files, fsync, step, chance.random() < 0.3)
 
 
 def _any_file(number: int, chance: random.Random) -> File:
