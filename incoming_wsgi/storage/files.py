@@ -11,7 +11,7 @@ import grp
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,29 +57,30 @@ class FileStorage(Storage):
             self._permit(descriptor)
             offload.run(reserve, descriptor, expected)
         except OSError as error:
-            path.unlink()
+            with _translating():
+                path.unlink()
             raise _translated(error) from error
         finally:
             os.close(descriptor)
 
     def open(self, upload: Upload) -> Writer:
-        try:
+        with _translating():
             descriptor = os.open(self._arriving / _name(upload), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise _translated(error) from error
-        size, stored = os.fstat(descriptor).st_size, upload.extents.end
-        if size < stored:
-            os.close(descriptor)
-            raise Damaged(f"Bytes up to {stored} had arrived, {size} are stored.")
-        return FileWriter(descriptor, self._floor if upload.max_length is None else None)
+            try:
+                size, stored = os.fstat(descriptor).st_size, upload.extents.end
+                if size < stored:
+                    raise Damaged(f"Bytes up to {stored} had arrived, {size} are stored.")
+                return FileWriter(descriptor, self._floor if upload.max_length is None else None)
+            except BaseException:
+                os.close(descriptor)
+                raise
 
     def read(self, upload: Upload) -> BinaryIO:
-        try:
-            return open(self._arriving / _name(upload), "rb", buffering=0)
-        except FileNotFoundError:
-            return open(self._complete / _name(upload), "rb", buffering=0)
+        with _translating():
+            try:
+                return open(self._arriving / _name(upload), "rb", buffering=0)
+            except FileNotFoundError:
+                return open(self._complete / _name(upload), "rb", buffering=0)
 
     def sync(self, upload: Upload) -> None:
         offload.run(self._sync, upload)
@@ -115,11 +116,12 @@ class FileStorage(Storage):
 
     def locate(self, upload: Upload) -> str | None:
         path = self._complete / _name(upload)
-        return str(path) if path.exists() else None
+        with _translating():
+            return str(path) if path.exists() else None
 
     def remove(self, upload: Upload) -> None:
         for folder in (self._arriving, self._complete):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError), _translating():
                 (folder / _name(upload)).unlink()
 
     def arriving_since(self, age: float) -> Iterator[str]:
@@ -157,8 +159,10 @@ class FileWriter(Writer):
         self._lock = FileLock(descriptor)
         self._failed = False
 
-    def exclusive(self) -> AbstractContextManager[None]:
-        return self._lock
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        with _translating(), self._lock:
+            yield
 
     def write(self, position: int, data: Data) -> None:
         self._refuse_if_failed()
@@ -247,6 +251,17 @@ def _sync_folders(*folders: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    """What is not there is not trouble: who asks for it says what that means."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _translated(error) from error
 
 
 def _translated(error: OSError) -> IncomingError:

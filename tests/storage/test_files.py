@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import grp
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,54 @@ def test_the_folder_may_be_gone(tmp_path: Path, upload: Upload) -> None:
         storage.create(upload)
 
 
+@pytest.mark.parametrize(
+    ("call", "does"),
+    [
+        ("open", FileStorage.open),
+        ("fstat", FileStorage.open),
+        ("stat", FileStorage.create),
+        ("stat", FileStorage.locate),
+        ("unlink", FileStorage.remove),
+    ],
+)
+def test_no_trouble_is_told_in_pythons_words(
+    tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch, call: str, does: Callable[..., object]
+) -> None:
+    storage = FileStorage(tmp_path)
+    storage.create(upload)
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing(errno.EIO))
+        with pytest.raises(Unavailable):
+            does(storage, upload)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_can_not_be_read(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = FileStorage(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        storage.read(upload)
+    storage.create(upload)
+    monkeypatch.setattr("builtins.open", failing(errno.EIO))
+    with pytest.raises(Unavailable):
+        storage.read(upload)
+
+
+def test_a_lock_that_fails(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = FileStorage(tmp_path)
+    storage.create(upload)
+    writer = storage.open(upload)
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", failing(errno.ENOLCK))
+        with pytest.raises(Unavailable), writer.exclusive():
+            raise AssertionError("this is not locked")
+    with writer.exclusive():
+        writer.write(0, b"12345")
+    writer.close()
+
+
 def failing(number: int) -> Any:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     return fail
