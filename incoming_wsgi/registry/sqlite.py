@@ -8,6 +8,7 @@ The file must be on a local disk.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -87,6 +88,9 @@ _FOREIGN_PATIENCE = 1.0
 
 _CACHE_BYTES = 2 * 1024 * 1024
 
+#: These mean that there is no room, for us (quota) or for anybody.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 #: Bytes up to which the log of writes is not worth moving into the database.
 _SMALL_LOG = 256 * 1024
 
@@ -115,20 +119,19 @@ class SQLiteRegistry(Registry):
         self._watch = Watch(self._changed_since)
 
     def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._write_lock = FileLock(os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660))
-        try:
+        with ExitStack() as opened:  # it closes what is open when a later step fails
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._write_lock = FileLock(os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660))
+            opened.callback(self._write_lock.close)
             with self._write_lock:
-                self._writer = self._connect()
+                self._writer = self._connect(opened)
                 self._prepare()
                 self._writer.execute("PRAGMA busy_timeout = 0")  # it would hold up the event loop: _begin() waits
-        except BaseException:
-            self._write_lock.close()
-            raise
-        self._reader = self._connect()
-        self._clock_base = self._start_clock()
-        self._clock_kept_at = time.monotonic()
-        self._holder, self._holder_file = self._come_alive()
+            self._reader = self._connect(opened)
+            self._clock_base = self._start_clock()
+            self._clock_kept_at = time.monotonic()
+            self._holder, self._holder_file = self._come_alive()
+            opened.pop_all()
 
     # -- time and power -----------------------------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ class SQLiteRegistry(Registry):
         """
         try:
             if self._log_was_lost:
-                with self._write_turn():
+                with self._write_lock:
                     offload.run(self._checkpoint)
             else:
                 offload.run(_sync_file, f"{self._path}-wal")
@@ -184,8 +187,8 @@ class SQLiteRegistry(Registry):
         return upload
 
     def get(self, upload_id: str) -> Upload | None:
-        with self._read_guard:
-            return self._select_upload(self._reader, upload_id)
+        with self._reading() as db:
+            return self._select_upload(db, upload_id)
 
     def save(
         self,
@@ -252,8 +255,8 @@ class SQLiteRegistry(Registry):
             f"SELECT * FROM uploads WHERE state IN ({_marks(OPEN_STATES)}) AND protocol = 'incoming'"
             " AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END LIMIT 1000"
         )
-        with self._read_guard:
-            rows = self._reader.execute(query, [state.value for state in OPEN_STATES]).fetchall()
+        with self._reading() as db:
+            rows = db.execute(query, [state.value for state in OPEN_STATES]).fetchall()
         return [upload for upload in map(self._upload_of_row, rows) if upload.is_complete]
 
     def find(
@@ -270,8 +273,8 @@ class SQLiteRegistry(Registry):
             query, values = query + " AND active_at <= ?", [*values, idle_since]
         if app is not None:
             query, values = query + " AND app = ?", [*values, app]
-        with self._read_guard:
-            rows = self._reader.execute(query + " ORDER BY active_at LIMIT ?", [*values, limit]).fetchall()
+        with self._reading() as db:
+            rows = db.execute(query + " ORDER BY active_at LIMIT ?", [*values, limit]).fetchall()
         return [self._upload_of_row(row) for row in rows]
 
     def _select_upload(self, db: sqlite3.Connection, upload_id: str) -> Upload | None:
@@ -284,10 +287,11 @@ class SQLiteRegistry(Registry):
     # -- outbox -------------------------------------------------------------------------------------------------
 
     def lease(self, app: str, handlers: Collection[str], now: float) -> Delivery | None:
-        if not self._due_rows(self._reader, self._read_guard, app, handlers, now):
-            return None
+        with self._reading() as db:
+            if not _due_rows(db, app, handlers, now):
+                return None
         with self._transaction() as db:
-            for delivery in self._due_rows(db, None, app, handlers, now):
+            for delivery in _due_rows(db, app, handlers, now):
                 if not delivery.holder or not self.is_alive(delivery.holder):
                     # Counted now: an attempt in which this process dies was one, too.
                     db.execute(
@@ -310,25 +314,9 @@ class SQLiteRegistry(Registry):
             )
 
     def due(self, upload_id: str) -> Delivery | None:
-        with self._read_guard:
-            row = self._reader.execute("SELECT * FROM outbox WHERE upload_id = ?", (upload_id,)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT * FROM outbox WHERE upload_id = ?", (upload_id,)).fetchone()
         return None if row is None else _delivery_of_row(row)
-
-    def _due_rows(
-        self,
-        db: sqlite3.Connection,
-        guard: threading.Lock | None,
-        app: str,
-        handlers: Collection[str],
-        now: float,
-    ) -> list[Delivery]:
-        query = (
-            f"SELECT * FROM outbox WHERE app = ? AND due_at <= ? AND handler IN ({_marks(handlers)})"
-            " ORDER BY due_at LIMIT 1000"
-        )
-        with guard or _no_guard():
-            rows = db.execute(query, (app, now, *handlers)).fetchall()
-        return [_delivery_of_row(row) for row in rows]
 
     # -- digests ------------------------------------------------------------------------------------------------
 
@@ -341,8 +329,8 @@ class SQLiteRegistry(Registry):
             )
 
     def digest(self, upload_id: str) -> tuple[int, bytes] | None:
-        with self._read_guard:
-            row = self._reader.execute(
+        with self._reading() as db:
+            row = db.execute(
                 "SELECT position, state FROM digests WHERE upload_id = ? AND boot_id = ?", (upload_id, self._boot_id)
             ).fetchone()
         return None if row is None else (row["position"], row["state"])
@@ -353,11 +341,11 @@ class SQLiteRegistry(Registry):
         return self._watch.subscribe(upload_id, changed)
 
     def _changed_since(self, mark: int) -> tuple[int, Iterable[str]]:
-        with self._read_guard:
-            (newest,) = self._reader.execute("SELECT change FROM counter").fetchone()
+        with self._reading() as db:
+            (newest,) = db.execute("SELECT change FROM counter").fetchone()
             if mark < 0 or newest == mark:
                 return newest, ()
-            rows = self._reader.execute("SELECT id FROM uploads WHERE change > ?", (mark,)).fetchall()
+            rows = db.execute("SELECT id FROM uploads WHERE change > ?", (mark,)).fetchall()
         return newest, [row["id"] for row in rows]
 
     # -- holders ------------------------------------------------------------------------------------------------
@@ -368,7 +356,10 @@ class SQLiteRegistry(Registry):
 
     def is_alive(self, holder: str) -> bool:
         """A living process holds the kernel's lock on a file of its name; a dead one's file is cleared away."""
-        path = self._holders / holder
+        with _translating():
+            return self._is_alive(self._holders / holder)
+
+    def _is_alive(self, path: Path) -> bool:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -383,9 +374,12 @@ class SQLiteRegistry(Registry):
 
     @contextmanager
     def alone(self, duty: str) -> Iterator[bool]:
-        descriptor = os.open(f"{self._path}.{duty}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        with _translating():
+            descriptor = os.open(f"{self._path}.{duty}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         try:
-            yield try_flock(descriptor)
+            with _translating():
+                alone = try_flock(descriptor)
+            yield alone
         finally:
             os.close(descriptor)
 
@@ -397,9 +391,13 @@ class SQLiteRegistry(Registry):
         self._holders.mkdir(exist_ok=True)
         name = f"{os.getpid()}-{secrets.token_hex(8)}"
         descriptor = os.open(self._holders / f".{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
-        try_flock(descriptor)
-        # Locked before it bears the name that others look for: nobody can take it for a dead one's.
-        os.rename(self._holders / f".{name}", self._holders / name)
+        try:
+            try_flock(descriptor)
+            # Locked before it bears the name that others look for: nobody can take it for a dead one's.
+            os.rename(self._holders / f".{name}", self._holders / name)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return name, descriptor
 
     # -- the database -------------------------------------------------------------------------------------------
@@ -407,20 +405,27 @@ class SQLiteRegistry(Registry):
     def maintain(self) -> None:
         """Move the log into the database; automatic checkpoints would sync on the event loop."""
         is_clock_old = time.monotonic() - self._clock_kept_at >= _CLOCK_INTERVAL
-        if is_clock_old or os.stat(f"{self._path}-wal").st_size > _SMALL_LOG:
-            with self._write_turn():
+        if is_clock_old or self._log_size() > _SMALL_LOG:
+            with _translating(), self._write_lock:
                 offload.run(self._checkpoint)
             self._clock_kept_at = time.monotonic()
         self._clear_dead_holders()
 
+    def _log_size(self) -> int:
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except FileNotFoundError:
+            return 0
+
     def close(self) -> None:
         self._watch.close()
-        with self._write_lock, self._read_guard:
-            self._writer.close()
-            self._reader.close()
-        (self._holders / self._holder).unlink(missing_ok=True)
-        os.close(self._holder_file)
-        self._write_lock.close()
+        with _translating(), ExitStack() as closing:  # all of it, whatever fails
+            closing.callback(self._write_lock.close)
+            closing.callback(os.close, self._holder_file)
+            closing.callback((self._holders / self._holder).unlink, missing_ok=True)
+            with self._write_lock, self._read_guard:
+                self._writer.close()
+                self._reader.close()
 
     def _checkpoint(self) -> None:
         self._writer.execute(f"PRAGMA busy_timeout = {int(_FOREIGN_PATIENCE * 1000)}")
@@ -437,28 +442,21 @@ class SQLiteRegistry(Registry):
                 self.is_alive(path.name)
 
     @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with _translating(), self._read_guard:
+            yield self._reader
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._write_turn():
+        with _translating(), self._write_lock:
             try:
                 self._begin()
                 yield self._writer
                 self._writer.execute("COMMIT")
-            except BaseException as error:
+            except BaseException:
                 if self._writer.in_transaction:  # a full disk has ended it already
                     self._writer.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError):
-                    raise _translated(error) from error
                 raise
-
-    @contextmanager
-    def _write_turn(self) -> Iterator[None]:
-        """:raises Unavailable: there are no turns any more, or the kernel gives out no lock."""
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._write_lock)
-            except OSError as error:
-                raise Unavailable("The server's records can't be used at the moment.", retry_after=5) from error
-            yield
 
     def _begin(self) -> None:
         """Begin to write. Of ourselves nobody is in the way; a foreign program may be, for a moment."""
@@ -473,8 +471,9 @@ class SQLiteRegistry(Registry):
             else:
                 return
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, opened: ExitStack) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5)
+        opened.callback(db.close)
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -485,7 +484,6 @@ class SQLiteRegistry(Registry):
     def _prepare(self) -> None:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
-            self._writer.close()
             raise RuntimeError(
                 f"{self._path} was written by a newer incoming_wsgi (schema {version}, this one knows {SCHEMA_VERSION})"
             )
@@ -513,15 +511,31 @@ def _sync_file(path: str) -> None:
         os.close(descriptor)
 
 
-def _translated(error: sqlite3.OperationalError) -> IncomingError:
-    if "full" in str(error):
+@contextmanager
+def _translating() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.DatabaseError, OSError) as error:
+        # DatabaseError itself: what could not be read from the disk, SQLite calls malformed.
+        if isinstance(error, (sqlite3.OperationalError, OSError)) or type(error) is sqlite3.DatabaseError:
+            raise _translated(error) from error
+        raise
+
+
+def _translated(error: sqlite3.DatabaseError | OSError) -> IncomingError:
+    number = getattr(error, "errno", None)
+    if number in _FULL or (number is None and "full" in str(error)):
         return NoSpace(retry_after=10)
     return Unavailable("The server's records have trouble; what has arrived is kept.", retry_after=5)
 
 
-@contextmanager
-def _no_guard() -> Iterator[None]:
-    yield
+def _due_rows(db: sqlite3.Connection, app: str, handlers: Collection[str], now: float) -> list[Delivery]:
+    query = (
+        f"SELECT * FROM outbox WHERE app = ? AND due_at <= ? AND handler IN ({_marks(handlers)})"
+        " ORDER BY due_at LIMIT 1000"
+    )
+    rows = db.execute(query, (app, now, *handlers)).fetchall()
+    return [_delivery_of_row(row) for row in rows]
 
 
 def _marks(values: Collection[Any]) -> str:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -172,6 +174,81 @@ def test_close_lets_go_of_everything(path: Path) -> None:
     registry.close()
     assert open_files() == before
     assert os.listdir(path.with_name(path.name + ".holders")) == []
+
+
+def test_a_file_that_could_not_be_opened_leaves_nothing_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_files()
+    for call in ("rename", "open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failing(errno.EIO))
+            with pytest.raises(Unavailable):
+                SQLiteRegistry(path)
+        assert open_files() == before
+    SQLiteRegistry(path).close()
+
+
+def test_trouble_while_it_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_files()
+    registry = SQLiteRegistry(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", failing(errno.EIO))
+        with pytest.raises(Unavailable):
+            registry.close()
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), sqlite3.DatabaseError("malformed")])
+def test_what_can_not_be_read_now_may_be_later(registry: SQLiteRegistry, error: Exception) -> None:
+    upload = registry.create(receiving(5))
+
+    class Broken:
+        def execute(self, *_: object) -> None:
+            raise error
+
+    reader, registry._reader = registry._reader, cast("sqlite3.Connection", Broken())
+    reads: list[Callable[[], object]] = [
+        lambda: registry.get(upload.id),
+        lambda: registry.find({State.RECEIVING}),
+        registry.find_complete,
+        lambda: registry.due(upload.id),
+        lambda: registry.digest(upload.id),
+        lambda: registry.lease("app", ("callable",), registry.now()),
+    ]
+    for read in reads:
+        with pytest.raises(Unavailable):
+            read()
+    registry._reader = reader
+    for read in reads:
+        read()
+
+
+@pytest.mark.parametrize(("number", "error"), [(errno.EIO, Unavailable), (errno.ENOSPC, NoSpace)])
+def test_trouble_with_the_files_beside_the_database_is_passing(
+    registry: SQLiteRegistry, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", failing(number))
+        with pytest.raises(error):
+            registry.create(Upload())
+        with pytest.raises(error):
+            registry.is_alive(registry.holder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing(number))
+        with pytest.raises(error):
+            registry.is_alive(registry.holder)
+        with pytest.raises(error), registry.alone("sweep"):
+            pass
+    assert registry.is_alive(registry.holder)
+    with registry.alone("sweep") as alone:
+        assert alone
+    registry.create(Upload())
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def open_files() -> int:
