@@ -236,7 +236,11 @@ class Receiver:
                 self._storage(saved).sync(saved)
             self._settle()
             session = self._session(saved)
-            self._digests.start(saved)
+            try:
+                self._digests.start(saved)
+            except BaseException:
+                session.close()
+                raise
             return session
         raise Unavailable("Too many connections want this upload at once.", retry_after=1)
 
@@ -633,7 +637,11 @@ class Receiver:
             reason = str(error) if isinstance(error, Damaged) else "The stored bytes of this upload are gone."
             self._move(upload, State.DAMAGED, reason=reason)
             raise Damaged(reason) from None
-        self._remove_if_ended(upload, writer)
+        try:
+            self._remove_if_ended(upload)
+        except BaseException:
+            writer.close()
+            raise
         return Session(upload, self.registry, writer, self._arrived, fsync=self._fsync)
 
     def _arrived(self, upload: Upload) -> None:
@@ -642,11 +650,10 @@ class Receiver:
         if not self._fsync:
             self._watermarks.advance(upload)
 
-    def _remove_if_ended(self, upload: Upload, writer: Writer) -> None:
+    def _remove_if_ended(self, upload: Upload) -> None:
         """A cancel that came between our opening and the making of the file has not seen the file."""
         current = self._known(upload.id)
         if current.state in (State.CANCELLED, State.EXPIRED):
-            writer.close()
             self._storage(upload).remove(upload)
             self._refuse_if_over(current)
 

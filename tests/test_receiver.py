@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,26 @@ def test_a_full_disk_passes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> 
         session.write(0, b"0987654321")
         engine.receiver.complete(session.sync())
     assert engine.until(ticket, State.FINISHED).sha256 == hashlib.sha256(b"0987654321").hexdigest()
+
+
+@pytest.mark.parametrize("call", ["registry.get", "receiver._digests.start"])
+def test_an_opening_that_fails_leaves_nothing_open(engine: Engine, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    ticket = engine.ticket()
+    original = attrgetter(call)(engine)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def fail_when_made(what: Any) -> Any:
+        if engine.arriving(ticket).exists():
+            raise Unavailable
+        return original(what)
+
+    with monkeypatch.context() as patch:
+        holder, _, name = call.rpartition(".")
+        patch.setattr(attrgetter(holder)(engine), name, fail_when_made)
+        with pytest.raises(Unavailable):
+            engine.open(ticket, 5)
+    assert len(os.listdir("/proc/self/fd")) == before
+    engine.send(ticket, b"12345")
 
 
 def test_one_uploads_trouble_is_its_own(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
