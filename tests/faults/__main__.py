@@ -53,7 +53,7 @@ def _run(campaign: Campaign, options: argparse.Namespace, still_to_run: int) -> 
     seconds = max(0.0, options.deadline - time.monotonic()) / still_to_run
     began = time.monotonic()
     report = laboratory.run(campaign, options.seed, numbers, full=options.full, seconds=seconds)
-    laboratory.show(campaign, options.seed, report)
+    laboratory.show(campaign, options.seed, report, full=options.full)
     print(f"{report.passed + len(report.failures):,} of {len(numbers):,} cases in {time.monotonic() - began:.0f} s")
     return not report.failures and report.passed > 0
 

@@ -12,6 +12,7 @@ _MODULES: tuple[str, ...] = (
     "engine_kill",
     "recovery_kill",
     "power_cut",
+    "failing_calls",
     "foreign_files",
     "server_kill",
     "handing_over",

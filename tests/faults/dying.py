@@ -22,12 +22,13 @@ class Fork:
 
     :param log: a file that gets what it prints.
     :param held: whether it waits for :meth:`go` before it begins.
+    :ivar has_ended: whether its end has been waited for.
     """
 
     def __init__(self, work: Callable[[], None], log: Path, *, held: bool = False) -> None:
         self._words, words = os.pipe()
         gate, self._gate = os.pipe()
-        self._ended = False
+        self.has_ended = False
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._gate)
@@ -72,14 +73,14 @@ class Fork:
 
     def _wait(self) -> int:
         _, status = os.waitpid(self.pid, 0)
-        self._ended = True
+        self.has_ended = True
         return os.waitstatus_to_exitcode(status)
 
     def __enter__(self) -> Fork:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._ended:
+        if not self.has_ended:
             self.kill()
             self._wait()
         os.close(self._words)

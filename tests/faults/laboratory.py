@@ -202,10 +202,11 @@ def _too_long(*_: object) -> None:
     raise TimeoutError("the case took too long")
 
 
-def show(campaign: Campaign, seed: int, report: Report) -> None:
+def show(campaign: Campaign, seed: int, report: Report, *, full: bool = False) -> None:
     """Print what was injected, what failed and how to see it again, and ``N passed, N failed``."""
     for number, failure in report.failures[:_SHOWN]:
-        print(f"\ncase {number} failed; again: python -m tests.faults {campaign.name} --seed {seed} --case {number}")
+        again = f"python -m tests.faults {campaign.name} --seed {seed} --case {number}{' --full' if full else ''}"
+        print(f"\ncase {number} failed; again: {again}")
         print(failure)
     width = max(map(len, (*report.injections, *report.figures, "injected")))
     print(f"\n{'injected'.ljust(width)}  times")

@@ -40,13 +40,13 @@ def recover(story: Story, arm: Callable[[], None]) -> None:
     _let_clients_come_back(place)
     _wait_for_the_end(place)
     for upload in place.engine.receiver.find():
-        _judge(place, upload)
+        judge(place, upload)
         witness.tell("ended", id=upload.id, state=upload.state.value)
     for _ in range(2):
         place.age(_TWO_DAYS)
         place.sweep(expire=True)
         place.engine.registry.maintain()
-    _check_that_nothing_is_left(place)
+    check_that_nothing_is_left(place)
 
 
 def _told(place: Place, what: str, ticket: str) -> list[dict[str, Any]]:
@@ -126,7 +126,7 @@ def _wait_for_the_end(place: Place) -> None:
 # -- the end ----------------------------------------------------------------------------------------------------
 
 
-def _judge(place: Place, upload: Upload) -> None:
+def judge(place: Place, upload: Upload) -> None:
     tickets = _tickets(place)
     if upload.id not in tickets:  # nobody was told of it
         assert upload.state is State.EXPIRED, upload
@@ -169,7 +169,7 @@ def _is_acknowledged_whole(place: Place, upload: Upload, file: File) -> bool:
     return bool(file.data) and _acknowledged(place, upload.id).complete(len(file.data))
 
 
-def _check_that_nothing_is_left(place: Place) -> None:
+def check_that_nothing_is_left(place: Place) -> None:
     engine = place.engine
     assert engine.receiver.find() == []
     for table in ("uploads", "outbox", "digests"):

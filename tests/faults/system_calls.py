@@ -57,7 +57,7 @@ def killing_at(point: SystemCall, victim: Fork, log: Path) -> Iterator[None]:
     with log.open("ab") as output:
         tracer = subprocess.Popen([*command, "-e", f"trace={point.call}", "-e", inject], stderr=output)
     try:
-        eventually(lambda: _is_traced(victim.pid) or tracer.poll() is not None, what="strace")
+        eventually(lambda: is_traced(victim.pid) or tracer.poll() is not None, what="strace")
         assert tracer.poll() is None, f"strace ended: {log.read_text()}"
         yield
     finally:
@@ -74,7 +74,7 @@ def missing() -> str:
         command = ["strace", "-q", "-o", os.devnull, "-e", "inject=all:signal=KILL:when=1", "-p", str(child.pid)]
         tracer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            eventually(lambda: _is_traced(child.pid) or tracer.poll() is not None, what="strace")
+            eventually(lambda: is_traced(child.pid) or tracer.poll() is not None, what="strace")
         finally:
             tracer.terminate()
             _, words = tracer.communicate()
@@ -84,6 +84,7 @@ def missing() -> str:
         child.wait()
 
 
-def _is_traced(pid: int) -> bool:
+def is_traced(pid: int) -> bool:
+    """Whether strace, or another, has a process in its hands."""
     status = Path(f"/proc/{pid}/status").read_text()
     return "\nTracerPid:\t0\n" not in status
