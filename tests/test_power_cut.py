@@ -273,14 +273,14 @@ def test_what_the_app_took_before_the_power_cut(boot: Boot) -> None:
 
 
 def test_the_order_in_which_things_reach_the_disk(boot: Boot, syncs: list[str]) -> None:
-    """Data, then the record that they are complete, then the name, then the record that the app is to be told."""
+    """The ticket; data, the record that they are complete, the name, the record that the app is to be told."""
     engine = boot("one")
     engine.start()
     ticket = engine.ticket()
     engine.send(ticket, DATA)
     engine.until(ticket, State.FINISHED)
     log = "registry.sqlite3-wal"
-    assert syncs[:-1] == ["arriving", "arriving", log, "rename", "arriving", "complete", log]
+    assert syncs[:-1] == [log, "arriving", "arriving", log, "rename", "arriving", "complete", log]
     assert syncs[-1] == log, "that the app is done is on the disk before the file is removed"
     eventually(lambda: not engine.complete(ticket).exists())
 
