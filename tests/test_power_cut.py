@@ -147,6 +147,7 @@ def test_how_far_it_is_synced_is_itself_synced(boot: Boot, syncs: list[str], mon
     monkeypatch.setattr(watermark, "STEP", 10_000)
     engine = boot("one")
     ticket = engine.ticket()
+    syncs.clear()
     with engine.open(ticket, len(DATA)) as session:
         session.write(0, DATA[:60_000])
         session.sync()

@@ -144,10 +144,8 @@ class Place:
         return [fact for fact in self.witness.told(what) if fact["id"] == ticket]
 
     def tickets(self) -> dict[str, File]:
-        """Those that somebody holds; a power cut can take a ticket only where nothing was promised for it."""
-        lost = {fact["id"] for fact in self.witness.told("lost")}
-        tickets = ((fact["id"], fact["file"]) for fact in self.witness.told("ticket"))
-        return {ticket: self.plan.files[number] for ticket, number in tickets if ticket not in lost}
+        """Those that somebody holds."""
+        return {fact["id"]: self.plan.files[fact["file"]] for fact in self.witness.told("ticket")}
 
     def _make_small(self) -> None:
         watermark.STEP = self.plan.step
