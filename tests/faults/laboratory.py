@@ -34,12 +34,14 @@ class Case:
     :ivar random: where everything that is left to chance comes from.
     :ivar folder: empty, its own; removed afterwards, unless the case fails.
     :ivar full: whether this is the long campaign; for those whose one case can be longer or shorter.
+    :ivar seconds: how long the campaign may take in all, for the same.
     """
 
     number: int
     random: random.Random
     folder: Path
     full: bool = False
+    seconds: float = float("inf")
     injections: Counter[str] = field(default_factory=Counter)
     figures: dict[str, list[float]] = field(default_factory=dict)
 
@@ -114,7 +116,7 @@ def run(
     """Run the cases with these numbers, or as many as fit into ``seconds``."""
     report, todo = Report(), iter(numbers)
     deadline = time.monotonic() + seconds
-    workers = [_Worker(campaign, seed, full) for _ in range(campaign.jobs)]
+    workers = [_Worker(campaign, seed, full, seconds) for _ in range(campaign.jobs)]
     busy = [worker for worker in workers if worker.take(next(todo, None))]
     try:
         while busy:
@@ -134,14 +136,14 @@ def run(
 class _Worker:
     """A process that runs one case after the other."""
 
-    def __init__(self, campaign: Campaign, seed: int, full: bool) -> None:
-        self._campaign, self._seed, self._full = campaign, seed, full
+    def __init__(self, campaign: Campaign, seed: int, full: bool, seconds: float) -> None:
+        self._campaign, self._settings = campaign, (seed, full, seconds)
         self._number = -1
         self._start()
 
     def _start(self) -> None:
         self.link, inner = _forked.Pipe()
-        self._process = _forked.Process(target=_work, args=(inner, self._campaign, self._seed, self._full))
+        self._process = _forked.Process(target=_work, args=(inner, self._campaign, *self._settings))
         self._process.start()
         inner.close()
 
@@ -172,19 +174,19 @@ class _Worker:
             self._process.kill()
 
 
-def _work(link: Connection, campaign: Campaign, seed: int, full: bool) -> None:
+def _work(link: Connection, campaign: Campaign, seed: int, full: bool, seconds: float) -> None:
     signal.signal(signal.SIGALRM, _too_long)
     while True:
         number = link.recv()
         if number is None:
             os._exit(0)  # threads that a failed case has left behind must not keep us
-        link.send(_attempt(campaign, seed, number, full))
+        link.send(_attempt(campaign, seed, number, full, seconds))
 
 
-def _attempt(campaign: Campaign, seed: int, number: int, full: bool) -> Outcome:
+def _attempt(campaign: Campaign, seed: int, number: int, full: bool, seconds: float) -> Outcome:
     memory = _MEMORY if campaign.in_memory and "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix=f"incoming-{campaign.name}-", dir=memory))
-    case = Case(number, random.Random(f"{seed} {campaign.name} {number}"), folder, full)
+    case = Case(number, random.Random(f"{seed} {campaign.name} {number}"), folder, full, seconds)
     failure = ""
     signal.alarm(campaign.timeout)
     try:

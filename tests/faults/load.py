@@ -71,7 +71,8 @@ class Lane:
 
 def case(case: Case) -> None:
     _raise_open_files()
-    seconds = float(os.environ.get("INCOMING_LOAD_SECONDS", _FULL_SECONDS if case.full else _SHORT_SECONDS))
+    longest = min(_FULL_SECONDS, case.seconds) if case.full else _SHORT_SECONDS
+    seconds = float(os.environ.get("INCOMING_LOAD_SECONDS", longest))
     over = threading.Event()
     with AppServer("gevent", case.folder, options=("--keep-alive", "30")) as server:
         lanes = [Lane(case, server, number) for number in range(_UPLOADS)]
