@@ -113,7 +113,7 @@ class SQLiteRegistry(Registry):
         self._log_was_lost = False
         try:
             self._open()
-        except (sqlite3.OperationalError, OSError) as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             log.warning("the registry %s can't be opened: %s", self._path, error)
             raise Unavailable("The server can't open its records at the moment.", retry_after=5) from error
         self._watch = Watch(self._changed_since)

@@ -187,6 +187,21 @@ def test_a_file_that_could_not_be_opened_leaves_nothing_open(path: Path, monkeyp
     SQLiteRegistry(path).close()
 
 
+def test_a_file_that_can_not_be_read_now_is_opened_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite says of a page that the disk did not give: malformed."""
+
+    def fail(_: object) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    before = open_files()
+    with monkeypatch.context() as patch:
+        patch.setattr(SQLiteRegistry, "_prepare", fail)
+        with pytest.raises(Unavailable):
+            SQLiteRegistry(path)
+    assert open_files() == before
+    SQLiteRegistry(path).close()
+
+
 def test_trouble_while_it_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_files()
     registry = SQLiteRegistry(path)
