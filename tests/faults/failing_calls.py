@@ -6,9 +6,9 @@ that it lets succeed is not made at all. They happen in Python's own ``pwrite``,
 written, patched in the process; SQLite's writes fail, but are never short. Calls of ``close`` are left alone, for the
 same reason: one that is not made leaves a descriptor open.
 
-The short form fails each call that changes or syncs something, or opens a file, with one of the errors; of many writes
-to one file, with no lock taken in between, the first and the last. Of the locks and the looks it takes a part that is
-chosen by the seed. The long form takes each call with each error.
+The short form fails each call that changes or syncs something, or opens a file, with one of the errors; of the same
+calls on one file with no lock taken in between, as a transaction makes them, one. Of the locks and the looks it takes a
+part. The seed chooses. The long form takes each call with each error.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _MISSED = "none: another call was met"
 
 _PARTS = 48  # of all there is to be done, for as many cases
 _MOST_ERRORS = 5  # of one call; the long form has so many rounds
-_SAMPLE = 0.07  # how likely the short form lets one of the locks and looks fail
+_SAMPLE = 0.05  # how likely the short form lets one of the locks and looks fail
 
 #: What lies beside the engine's own files in the folder of a life.
 _OURS = ("witness", "log")
@@ -125,7 +125,7 @@ def _calls(folder: Path, *, fsync: bool) -> tuple[Call, ...]:
 
 
 def _short_part(case: Case, calls: Sequence[Call]) -> Iterator[Failure]:
-    changes = [call for call in _without_repetitions(calls) if call.name in _CHANGES]
+    changes = [call for call in _without_repetitions(calls, case) if call.name in _CHANGES]
     looks = [call for call in calls if call.name in _LOOKS]
     for call in _part(changes, case) + [call for call in _part(looks, case) if case.random.random() < _SAMPLE]:
         yield Failure(call, case.random.choice(_errors(call)))
@@ -145,16 +145,13 @@ def _part(calls: Sequence[Call], case: Case) -> list[Call]:
     return list(calls[case.number % _PARTS :: _PARTS])
 
 
-def _without_repetitions(calls: Sequence[Call]) -> Iterator[Call]:
-    """Of the same calls on the same file, with no lock between them, the first and the last."""
+def _without_repetitions(calls: Sequence[Call], case: Case) -> Iterator[Call]:
+    """Of the same calls on the same file, with no lock between them, any one."""
     for _, between in groupby(calls, key=lambda call: call.name == "flock"):
         alike: dict[tuple[str, str], list[Call]] = defaultdict(list)
         for call in between:
             alike[call.name, call.path].append(call)
-        for same in alike.values():
-            yield same[0]
-            if same[1:]:
-                yield same[-1]
+        yield from map(case.random.choice, alike.values())
 
 
 def _errors(call: Call) -> tuple[str, ...]:
