@@ -199,12 +199,12 @@ def _judge(story: Story, failure: Failure) -> None:
     assert failure.error not in _NOT_FELT or not refused, f"nobody should have felt it: {refused}"
     if not _is_of_a_sync(failure.call):
         assert not taken_back, "only a failed sync takes bytes back"
+        if failure.error in _FULL_DISK and failure.call.path.startswith(_ARRIVING):
+            assert all(fact["error"] == "NoSpace" for fact in refused), refused
     ticket = Path(failure.call.path).name
     if is_ticket(ticket):
         others = [fact for fact in (*refused, *taken_back) if fact["id"] not in ("", ticket)]
         assert not others, f"trouble for others than {ticket}: {others}"
-    if failure.error in _FULL_DISK and failure.call.path.startswith(_ARRIVING):
-        assert all(fact["error"] in ("NoSpace", "SyncFailed") for fact in refused), refused
 
 
 def _is_of_a_sync(call: Call) -> bool:

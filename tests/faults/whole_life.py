@@ -70,7 +70,7 @@ def live_through(story: Story, short_write: int = 0) -> None:
         place.engine.close()
     del life, place
     gc.collect()
-    left = _descriptors().items() - descriptors.items()
+    left = _looking(_descriptors).items() - descriptors.items()
     assert not left, f"descriptors are left open: {left}"
     witness.tell(OVER)
     last = Place(story, witness, clock)
@@ -116,12 +116,12 @@ def _insistently(witness: Witness, ticket: str, call: Callable[[], T]) -> T:
     raise AssertionError("the same thing failed again and again")
 
 
-def _looking(look: Callable[[], None]) -> None:
+def _looking(look: Callable[[], T]) -> T:
     """Our own look may be what fails: then it is taken again."""
     try:
-        look()
+        return look()
     except (OSError, IncomingError):
-        look()
+        return look()
 
 
 class _Disk:
@@ -300,4 +300,5 @@ class _Sender:
             self._try(lambda: self._receiver.done(self._ticket))
         elif upload.state in OPEN_STATES:
             self.send_all()
-        return upload.state in CLOSED_STATES and self._life.place.engine.registry.due(self._ticket) is None
+        due = self._try(lambda: self._life.place.engine.registry.due(self._ticket))
+        return upload.state in CLOSED_STATES and due is None
