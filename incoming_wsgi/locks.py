@@ -35,12 +35,22 @@ os.register_at_fork(after_in_child=_begin_anew)
 class FileLock:
     """An exclusive lock on an open file; a context manager.
 
-    :param descriptor: an open file; the caller keeps it open while the lock is in use, or gives it to :meth:`close`.
+    :param descriptor: an open file; the caller keeps it open while the lock is in use.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._thread_lock = _lock_of_file(descriptor)
+
+    @classmethod
+    def on(cls, path: str | os.PathLike[str]) -> FileLock:
+        """The lock on a file of that name, made if it is not there; to be given back by :meth:`close`."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        try:
+            return cls(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def __enter__(self) -> None:
         self._thread_lock.acquire()
@@ -53,8 +63,11 @@ class FileLock:
             raise
 
     def close(self) -> None:
-        """Close the file. Who waits for the lock, or asks for it later, gets an :class:`OSError`: never another file's
-        lock, whose number may be the same."""
+        """Close the file that :meth:`on` has opened.
+
+        Who waits for the lock, or asks for it later, gets an :class:`OSError`: never the lock of another file that has
+        got the same number.
+        """
         with self._thread_lock:
             descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:

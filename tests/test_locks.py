@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -188,8 +189,22 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 def test_a_closed_lock_is_nobodys(tmp_path: Path) -> None:
     """Above all not that of another file, which has got its number."""
-    lock = FileLock(os.open(tmp_path / "one", os.O_RDWR | os.O_CREAT))
+    lock = FileLock.on(tmp_path / "one")
     lock.close()
     lock.close()
     with opened(tmp_path / "another"), pytest.raises(OSError, match="Bad file descriptor"), lock:
         pass
+
+
+def test_what_can_not_be_looked_at_is_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        failed.append(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    failed: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            FileLock.on(tmp_path / "one")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(failed[0])

@@ -121,7 +121,7 @@ class SQLiteRegistry(Registry):
     def _open(self) -> None:
         with ExitStack() as opened:  # it closes what is open when a later step fails
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._write_lock = FileLock(os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660))
+            self._write_lock = FileLock.on(f"{self._path}.lock")
             opened.callback(self._write_lock.close)
             with self._write_lock:
                 self._writer = self._connect(opened)
