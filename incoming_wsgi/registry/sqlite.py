@@ -169,7 +169,9 @@ class SQLiteRegistry(Registry):
         try:
             if self._log_was_lost:
                 with self._write_lock:
-                    offload.run(self._checkpoint)
+                    was_moved = offload.run(self._checkpoint)
+                if not was_moved:
+                    raise OSError(errno.EBUSY, "somebody is still reading from the log that could not be synced")
             else:
                 offload.run(_sync_file, f"{self._path}-wal")
         except (OSError, sqlite3.Error) as error:
@@ -427,12 +429,14 @@ class SQLiteRegistry(Registry):
                 self._writer.close()
                 self._reader.close()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> bool:
+        """Move the log into the database; says whether all of it is there, and the log empty."""
         self._writer.execute(f"PRAGMA busy_timeout = {int(_FOREIGN_PATIENCE * 1000)}")
         try:
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            is_busy, *_ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             # The first commit after it syncs the new log's header: better this one than one on the event loop.
             self._writer.execute("UPDATE clock SET latest = max(latest, ?)", (self.now(),))
+            return not is_busy
         finally:
             self._writer.execute("PRAGMA busy_timeout = 0")
 

@@ -460,3 +460,25 @@ def test_who_comes_after_the_end_changes_nothing(path: Path) -> None:
     registry.close()
     with path.with_name("another").open("w"), pytest.raises(Unavailable):
         registry.save(upload, upload.to(State.PAUSED))
+
+
+def test_a_log_that_could_not_be_synced_is_not_believed_while_somebody_reads_from_it(
+    registry: SQLiteRegistry, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite does not move what came after the reader began, and says so in its answer only."""
+    registry.create(Upload())
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT id FROM uploads").fetchall()
+    registry.create(Upload())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing(errno.EIO))
+        with pytest.raises(Unavailable):
+            registry.sync()
+    with pytest.raises(Unavailable):
+        registry.sync()
+    reader.close()
+    registry.sync()
+    database = sqlite3.connect(f"file:{path}?immutable=1", uri=True)  # without the log
+    assert database.execute("SELECT COUNT(*) FROM uploads").fetchone() == (2,)
+    database.close()
