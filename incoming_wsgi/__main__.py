@@ -43,8 +43,8 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings_of(options, allow_origins=options.allow_origin, finish_hosts=options.finish_host)
         tenants = tenants_of(settings, options.config)
-    except (TypeError, ValueError, OSError) as error:
-        parser.error(str(error))
+    except (TypeError, ValueError, OSError, IncomingError) as error:
+        parser.error(str(error.__cause__ or error))
     if not is_loopback(options.backend_bind) and not all(tenant.key for tenant in tenants):
         parser.error("a back-end listener that other machines can reach needs --backend-key (or --config)")
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
@@ -61,8 +61,8 @@ def run_operator(arguments: Sequence[str] | None = None) -> int:
         if not Path(settings.storage).is_dir():
             raise ValueError(f"there is no folder {settings.storage}")
         receiver = receiver_of(settings, tenants_of(settings, options.config))
-    except (TypeError, ValueError, OSError) as error:
-        parser.error(str(error))
+    except (TypeError, ValueError, OSError, IncomingError) as error:
+        parser.error(str(error.__cause__ or error))
     try:
         for line in options.command(receiver, options):
             print(line)

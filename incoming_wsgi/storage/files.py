@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import grp
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from ..upload import Upload, is_ticket
 from . import Data, Storage, SyncFailed, Writer
 from .space import Floor, reserve
 
+log = logging.getLogger("incoming_wsgi")
+
 #: These mean that there is no room, for us (quota) or for anybody.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -32,14 +35,19 @@ class FileStorage(Storage):
     :param group: name or number of the group that files and folders belong to, so that another Unix user can take
         them; default: the group of the process.
     :param floor: bytes of the disk that uploads leave free; what was reserved for one before does not count.
+    :raises NoSpace, Unavailable: the folder can't be used, now.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, mode: int = 0o640, group: str = "", floor: int = 0) -> None:
         self._folder = Path(os.path.abspath(folder))
         self._mode = mode
         self._group = _group_number(group)
-        self._arriving = self._make_folder("arriving")
-        self._complete = self._make_folder("complete")
+        try:
+            self._arriving = self._make_folder("arriving")
+            self._complete = self._make_folder("complete")
+        except OSError as error:
+            log.warning("the storage folder %s can't be used: %s", self._folder, error)
+            raise _translated(error) from error
         self._floor = Floor(self._folder, floor)
 
     def create(self, upload: Upload) -> None:

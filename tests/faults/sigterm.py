@@ -107,7 +107,13 @@ def _reload(case: Case, server: AppServer) -> None:
 
 def _renew(case: Case, server: AppServer) -> None:
     """A worker that has had so many requests ends by itself; it says so in the log."""
-    worker = int(eventually(lambda: _RENEWED.search(server.log()), 30, "a worker that has had enough")[1])
+
+    def is_told() -> re.Match[str] | None:
+        with contextlib.suppress(requests.RequestException):  # the uploads alone may be too few
+            requests.get(f"{server.url}/incoming/ready", timeout=5)
+        return _RENEWED.search(server.log())
+
+    worker = int(eventually(is_told, 30, "a worker that has had enough")[1])
     _await_end(case, [worker], time.monotonic())
 
 

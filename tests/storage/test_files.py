@@ -263,3 +263,14 @@ def test_a_sync_that_fails_is_told_from_other_trouble(
             storage.sync(upload)
         assert not isinstance(caught.value, SyncFailed)
     storage.sync(upload)
+
+
+def test_a_folder_that_can_not_be_made_may_be_there_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrapped app must go on meanwhile; the operator reads in the log what is wrong."""
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable) as caught:
+        FileStorage(tmp_path / "file" / "folder")
+    assert isinstance(caught.value.__cause__, NotADirectoryError)
+    assert str(tmp_path / "file") in caplog.text
+    (tmp_path / "file").unlink()
+    FileStorage(tmp_path / "file" / "folder")
