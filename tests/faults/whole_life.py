@@ -22,7 +22,6 @@ from incoming_wsgi.errors import IncomingError, NoSpace, Unavailable
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.receiver import Receiver
 from incoming_wsgi.upload import CLOSED_STATES, OPEN_STATES, State, Upload
-from tests.helpers import Clock
 
 from .recovery import check_that_nothing_is_left, judge
 from .story import IDLE, File, Place, Story, begin_life
@@ -63,7 +62,7 @@ def live_through(story: Story, short_write: int = 0) -> None:
     _give_the_same_names(random.Random(story.seed))
     _Disk(short_write).watch()
     descriptors = _descriptors()
-    place = _insistently(witness, "", lambda: _place(story, witness, clock))
+    place = _insistently(witness, "", lambda: Place(story, witness, clock))
     life = _Life(place, witness)
     life.run()
     with suppress(Unavailable, NoSpace):
@@ -77,14 +76,6 @@ def live_through(story: Story, short_write: int = 0) -> None:
     assert last.engine.receiver.find() == [], "what has ended is forgotten after a day"
     check_that_nothing_is_left(last)
     last.engine.close()
-
-
-def _place(story: Story, witness: Witness, clock: Clock) -> Place:
-    """An app begins to take uploads. Where its folders can't be made it hears of that from Python."""
-    try:
-        return Place(story, witness, clock)
-    except OSError as error:
-        raise Unavailable(str(error)) from error
 
 
 def _give_the_same_names(chance: random.Random) -> None:
