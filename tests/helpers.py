@@ -48,6 +48,10 @@ class Clock:
         self.now += seconds
         self._monotonic += seconds
 
+    def show(self, seconds: float) -> None:
+        """What both clocks show from now on; so that those of several processes can agree."""
+        self.now = self._monotonic = seconds
+
     def restart(self) -> None:
         """The machine has been off: its monotonic clock begins anew."""
         self._monotonic = 5.0

@@ -68,7 +68,7 @@ def _serve(link: Connection, outer: Connection, folder: Path, now: float, idle: 
     logging.disable()  # what the app refuses is refused on purpose
     offload.background = at_once
     clock = Clock()
-    clock.now = now
+    clock.show(now)
     for module in CLOCKED:
         module.time = clock  # type: ignore[attr-defined]
     served = _Served(folder, clock, idle)
@@ -103,7 +103,7 @@ class _Served:
         return self._engine.ticket(remove_file_when_finished=False)
 
     def time(self, now: float) -> None:
-        self._clock.now = now
+        self._clock.show(now)
 
     def status(self, ticket: str) -> Upload:
         return self._engine.receiver.status(ticket)
