@@ -20,6 +20,7 @@ ROOMS = (
     "signatures",
     "once",
     "offload",
+    "disk",
     "locks",
     "extents",
     "filenames",

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import offload
+from ..disk import sync_data
 from ..errors import Conflict, IncomingError, NoSpace, Unavailable
 from ..extents import Extents
 from ..locks import FileLock, try_flock
@@ -510,7 +511,7 @@ def _sync_file(path: str) -> None:
     except FileNotFoundError:
         return  # who had the database open last has moved all of it, synced, into the database
     try:
-        os.fdatasync(descriptor)
+        sync_data(descriptor)
     finally:
         os.close(descriptor)
 

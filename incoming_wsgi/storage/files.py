@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .. import offload
+from ..disk import sync_data
 from ..errors import Damaged, IncomingError, NoSpace, Unavailable
 from ..locks import FileLock
 from ..upload import Upload, is_ticket
@@ -104,7 +105,7 @@ class FileStorage(Storage):
             raise _translated(error) from error
         try:
             with _failing():
-                os.fdatasync(descriptor)
+                sync_data(descriptor)
                 _sync_folders(self._arriving)
         finally:
             os.close(descriptor)
@@ -232,7 +233,7 @@ def _trim(path: Path, length: int | None) -> None:
 
 def _sync_or_fail(descriptor: int) -> None:
     with _failing():
-        os.fdatasync(descriptor)
+        sync_data(descriptor)
 
 
 @contextmanager
