@@ -12,7 +12,7 @@ from typing import Any
 import requests
 from websocket import WebSocketException
 
-from .chunk_client import ChunkClient
+from .chunk_client import ChunkClient, Refused
 from .front_end_0_1 import Closed, FrontEnd
 
 #: Bytes of a chunk over HTTP; less than the server allows, so that there are some of them.
@@ -51,8 +51,9 @@ class Stubborn(ABC):
         while True:
             try:
                 return work()
-            except _TROUBLE:
-                if time.monotonic() > deadline:
+            except (*_TROUBLE, Refused) as error:
+                # 503: a worker that ends
+                if time.monotonic() > deadline or (isinstance(error, Refused) and error.status != 503):
                     raise
             time.sleep(_PAUSE)
 
