@@ -2,7 +2,7 @@
 # make test      everything that must hold: linters, types, the browser library, all tests
 # make torture   the long campaigns of the fault laboratory (MINUTES=30, SEED=1, CAMPAIGN=name)
 # make mutants   can each of these campaigns fail? By deliberate faults
-# make lint   only the linters and the types
+# make lint      only the linters and the types
 # make clean     removes what these commands made, but for what you uploaded into the examples
 #
 # A virtual environment in .venv is made when needed. What has been done is not done twice.

@@ -17,3 +17,15 @@ def sync_data(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # macOS: fsync(2) leaves it in the cache of the drive
     else:
         os.fsync(descriptor)
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Put the names in a folder onto the disk.
+
+    :raises OSError: some may be lost.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

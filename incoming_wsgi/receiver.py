@@ -416,9 +416,7 @@ class Receiver:
                 self._roll_forward_in_background(saved)
 
     def _is_being_completed(self, upload: Upload) -> bool:
-        return upload.app not in self._apps or (
-            bool(upload.holder) and upload.holder != self.registry.holder and self.registry.is_alive(upload.holder)
-        )
+        return bool(upload.holder) and upload.holder != self.registry.holder and self.registry.is_alive(upload.holder)
 
     # -- from the last byte to the app ----------------------------------------------------------------------
 
@@ -432,13 +430,18 @@ class Receiver:
         except SyncFailed as error:
             self._take_back(upload, str(error))
         except (Damaged, EOFError, FileNotFoundError) as error:
-            log.error("upload %s is damaged: %s", shortened(upload.id), error)  # noqa: TRY400 (expected; no trace)
-            self._move(upload, State.DAMAGED, reason=str(error) or Damaged.sentence)
+            self._give_up_as_damaged(upload, error)
         except IncomingError as error:
             log.warning("upload %s can't be completed yet: %s", shortened(upload.id), error)
             self._save_quietly(upload, replace(upload, holder=""))  # the next sweep tries again
         finally:
             self._completing.discard(upload.id)
+
+    def _give_up_as_damaged(self, upload: Upload, error: Exception, settle: Delivery | None = None) -> None:
+        """What is stored is not what arrived: it is kept for the operator, and never handed over."""
+        log.error("upload %s is damaged: %s", shortened(upload.id), error)
+        after = upload.to(State.DAMAGED, reason=str(error) or Damaged.sentence)
+        self.registry.save(upload, after, settle=settle)
 
     def _hand_over(self, upload: Upload) -> None:
         """Each step is recorded, and the record synced, before the next one needs it: see docs/promises.rst."""
@@ -516,8 +519,7 @@ class Receiver:
             with suppress(FileNotFoundError):  # the app has taken it
                 self._refuse_other_bytes(upload, self._digests.finish(upload))
         except (Damaged, EOFError) as error:
-            log.error("upload %s is damaged: %s", shortened(upload.id), error)  # noqa: TRY400 (expected; no trace)
-            self.registry.save(upload, upload.to(State.DAMAGED, reason=str(error)), settle=delivery)
+            self._give_up_as_damaged(upload, error, settle=delivery)
             return False
         self.registry.save(upload, replace(upload, boot_id=self.registry.boot_id))
         return True
@@ -567,7 +569,8 @@ class Receiver:
         if upload.remove_file_when_finished and self._storage(upload).locate(upload) is not None:
             self.registry.sync()
             self._storage(upload).remove(upload)
-        self._settle()
+        else:
+            self._settle()
         return saved
 
     def _give_up(self, upload: Upload, state: State, reason: str) -> Upload:

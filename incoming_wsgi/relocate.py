@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from . import offload
+from .disk import sync_folder
 from .filenames import numbered
 
 #: A hard link can't be made here: another file system, or one that has no links.
@@ -90,7 +91,7 @@ def _move(source: str, target: str, overwrite: bool) -> None:
         _replace(source, target)
     else:
         _link(source, target)
-    _sync_folder(os.path.dirname(target))
+    sync_folder(os.path.dirname(target))
 
 
 def _replace(source: str, target: str) -> None:
@@ -146,14 +147,6 @@ def _copy_of(source: str, target: str) -> str:
 
 def _sync_file(path: str) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -108,6 +108,7 @@ class SQLiteRegistry(Registry):
 
     def __init__(self, path: str | os.PathLike[str], boot_id: str = "") -> None:
         self._path = Path(path)
+        self._log = f"{path}-wal"  # where SQLite writes first
         self._boot_id = boot_id or _boot_id_of_machine()
         self._read_guard = threading.Lock()
         self._group = Group(self._sync_log)
@@ -174,7 +175,7 @@ class SQLiteRegistry(Registry):
                 if not was_moved:
                     raise OSError(errno.EBUSY, "somebody is still reading from the log that could not be synced")
             else:
-                offload.run(_sync_file, f"{self._path}-wal")
+                offload.run(_sync_file, self._log)
         except (OSError, sqlite3.Error) as error:
             self._log_was_lost = True
             log.error("the records could not be synced: %s", error)  # noqa: TRY400 (expected; no trace)
@@ -416,7 +417,7 @@ class SQLiteRegistry(Registry):
 
     def _log_size(self) -> int:
         try:
-            return os.stat(f"{self._path}-wal").st_size
+            return os.stat(self._log).st_size
         except FileNotFoundError:
             return 0
 

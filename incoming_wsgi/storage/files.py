@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .. import offload
-from ..disk import sync_data
+from ..disk import sync_data, sync_folder
 from ..errors import Damaged, IncomingError, NoSpace, Unavailable
 from ..locks import FileLock
 from ..upload import Upload, is_ticket
@@ -96,31 +96,30 @@ class FileStorage(Storage):
 
     def _sync(self, upload: Upload) -> None:
         try:
-            descriptor = os.open(self._arriving / _name(upload), os.O_RDWR | os.O_CLOEXEC)
+            with _translating():
+                descriptor = os.open(self._arriving / _name(upload), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             if self.locate(upload) is None:
                 raise
             return  # it was synced before it got there
-        except OSError as error:
-            raise _translated(error) from error
         try:
             with _failing():
                 sync_data(descriptor)
-                _sync_folders(self._arriving)
+                sync_folder(self._arriving)
         finally:
             os.close(descriptor)
 
     def complete(self, upload: Upload) -> str:
         source, target = self._arriving / _name(upload), self._complete / _name(upload)
         try:
-            if not target.exists():
-                offload.run(_trim, source, upload.length)
-                os.rename(source, target)
-            offload.run(_sync_folders, self._arriving, self._complete)
+            with _translating():
+                if not target.exists():
+                    offload.run(_trim, source, upload.length)
+                    os.rename(source, target)
+                for folder in (self._arriving, self._complete):
+                    offload.run(sync_folder, folder)
         except FileNotFoundError as error:
             raise Damaged("The stored bytes of this upload are gone.") from error
-        except OSError as error:
-            raise _translated(error) from error
         return str(target)
 
     def locate(self, upload: Upload) -> str | None:
@@ -251,15 +250,6 @@ def _age(entry: os.DirEntry[str]) -> float:
     """Seconds since anybody touched a file."""
     status = entry.stat(follow_symlinks=False)
     return time.time() - max(status.st_mtime, status.st_ctime)
-
-
-def _sync_folders(*folders: Path) -> None:
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager

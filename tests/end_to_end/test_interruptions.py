@@ -5,7 +5,6 @@ No browser: plain clients, which come back at once, so that there is time for ma
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -26,7 +25,7 @@ from incoming_wsgi.registry import from_url
 from incoming_wsgi.upload import State
 from tests.support.chunk_client import ChunkClient
 from tests.support.front_end_0_1 import FrontEnd
-from tests.support.processes import AppServer
+from tests.support.processes import AppServer, standing_still
 from tests.support.stubborn import STUBBORN
 from tests.support.waiting import eventually
 
@@ -167,7 +166,7 @@ def test_lanes_on_two_workers_share_a_session(start_server: StartServer, chunk_c
     here.open()
     there = chunk_client(server.url, ticket, DATA)
     there.session = here.session
-    with _elsewhere(server):
+    with standing_still(server.busy_workers()):
         there.status()
     assert len(server.busy_workers()) == 2
     edges = [*range(0, len(DATA), 500_000), len(DATA)]
@@ -186,7 +185,7 @@ def test_a_newer_opening_on_another_worker_shuts_the_older_chunks_out(
     old, new = (chunk_client(server.url, ticket, DATA) for _ in range(2))
     old.open()
     assert old.put(0, 1_000_000).status_code == 200
-    with _elsewhere(server):
+    with standing_still(server.busy_workers()):
         assert new.open()["offset"] == 1_000_000
     refused = old.put(1_000_000, 2_000_000)
     assert refused.status_code == 409
@@ -204,7 +203,7 @@ def test_a_newer_opening_on_another_worker_shuts_the_older_websocket_out(
     ticket = server.ticket()
     old = _send_some(connect(server.url, ticket, DATA))
     new = chunk_client(server.url, ticket, DATA)
-    with _elsewhere(server):
+    with standing_still(server.busy_workers()):
         assert new.open()["offset"] == old.acked
     began = time.monotonic()
     assert old.closing_code() == 1012
@@ -225,19 +224,6 @@ def _send_some(front_end: FrontEnd) -> FrontEnd:
 
 def _put_all(client: ChunkClient, pieces: list[tuple[int, int]]) -> list[int]:
     return [client.put(*piece).status_code for piece in pieces]
-
-
-@contextlib.contextmanager
-def _elsewhere(server: AppServer) -> Iterator[None]:
-    """New connections come to a worker that has none so far."""
-    busy = server.busy_workers()
-    for pid in busy:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in busy:
-            os.kill(pid, signal.SIGCONT)
 
 
 # -- a disk that fails ------------------------------------------------------------------------------------------

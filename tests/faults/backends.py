@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl
 
 from incoming_wsgi.once import Once
 from incoming_wsgi.signatures import BadSignature, verify
+from tests.support.processes import records_of
 
 _forked = multiprocessing.get_context("fork")
 
@@ -71,9 +72,7 @@ class BackEnd:
 
     def story(self, upload_id: str) -> list[dict[str, str]]:
         """What it has done about an upload, in order."""
-        path = self._folder / "story"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [line for line in map(json.loads, lines) if line["id"] == upload_id]
+        return records_of(self._folder / "story", upload_id)
 
     def taken(self, upload_id: str) -> Path:
         return self._folder / "taken" / upload_id

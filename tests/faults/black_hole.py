@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import signal
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -21,7 +19,7 @@ from websocket import ABNF
 
 from tests.support.chunk_client import ChunkClient
 from tests.support.front_end_0_1 import FrontEnd
-from tests.support.processes import AppServer
+from tests.support.processes import AppServer, standing_still
 
 from .laboratory import Campaign, Case
 from .networks import CUTS, Network, missing
@@ -89,7 +87,7 @@ def _take_over(case: Case, server: AppServer, old: Client, new: Client) -> None:
     where, stopped = case.random.choice([("another worker", busy), ("the same worker", idle)])
     if not busy or not idle:
         where, stopped = "any worker", []
-    with _standing_still(stopped):
+    with standing_still(stopped):
         new.connect()
     began = time.monotonic()
     position = new.open()
@@ -98,18 +96,6 @@ def _take_over(case: Case, server: AppServer, old: Client, new: Client) -> None:
     case.measured("seconds until the new connection may send", took)
     assert took <= _LATEST
     assert position >= old.acknowledged, f"{old.acknowledged} were acknowledged, and it goes on at {position}"
-
-
-@contextlib.contextmanager
-def _standing_still(pids: list[int]) -> Iterator[None]:
-    """New connections go to other workers than these."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def _assert_untouched(server: AppServer, ticket: str, data: bytes) -> None:

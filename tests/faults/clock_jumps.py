@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import requests
@@ -119,17 +118,9 @@ class Part:
 
 
 def _send_all(server: AppServer, ticket: str) -> None:
-    with _client(server, ticket) as client:
-        client.open(client.data)
-
-
-@contextmanager
-def _client(server: AppServer, ticket: str) -> Iterator[ChunkClient]:
     client = ChunkClient(server.url, ticket, b"some bytes")
-    try:
-        yield client
-    finally:
-        client.http.close()
+    with client.http:
+        client.open(client.data)
 
 
 CAMPAIGN = Campaign(

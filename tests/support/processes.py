@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -190,9 +190,7 @@ class AppServer:
 
     def events(self, ticket: str) -> list[dict[str, Any]]:
         """What the app was told of an upload."""
-        path = self.folder / "events"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [event for event in map(json.loads, lines) if event["id"] == ticket]
+        return records_of(self.folder / "events", ticket)
 
     def file(self, ticket: str) -> Path:
         """Where the app has put the file."""
@@ -202,6 +200,25 @@ class AppServer:
         return eventually(
             lambda: self.file(ticket) if self.file(ticket).exists() else None, timeout, f"the file of {ticket}"
         )
+
+
+def records_of(path: Path, upload_id: str) -> list[dict[str, Any]]:
+    """What a file of JSON lines tells of an upload, in order; a file that is not there tells nothing."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in map(json.loads, lines) if line["id"] == upload_id]
+
+
+@contextlib.contextmanager
+def standing_still(pids: Iterable[int]) -> Iterator[None]:
+    """Meanwhile these processes do nothing: new connections go to others."""
+    stopped = list(pids)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _cpu_time(pid: int) -> int:

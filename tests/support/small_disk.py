@@ -1,4 +1,4 @@
-"""A file system of a few MiB, of one's own: a loop-mounted image, or a tmpfs; both need root."""
+"""A file system of a few MiB, of one's own, in memory; needs root."""
 
 from __future__ import annotations
 
