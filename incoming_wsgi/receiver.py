@@ -582,9 +582,12 @@ class Receiver:
             after = upload.to(state, reason=reason, active_at=self.registry.now())
             kind = "cancelled" if state is State.CANCELLED else "expired"
             try:
-                saved = self.registry.save(upload, after, enqueue=self._delivery(after, kind))
+                row = self._delivery(after, kind)
+                saved = self.registry.save(upload, after, enqueue=row, if_nothing_came=state is State.EXPIRED)
             except Conflict:
                 upload = self.status(upload.id)
+                if state is State.EXPIRED:
+                    return upload  # it has come to life
                 continue
             log.info("upload %s is %s: %s", shortened(upload.id), kind, reason)
             self._digests.drop(upload.id)

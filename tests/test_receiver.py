@@ -639,6 +639,25 @@ def test_what_came_to_life_while_we_were_looking_does_not_expire(
     assert engine.state(ticket) is State.RECEIVING
 
 
+def test_bytes_that_come_at_the_moment_of_expiry(engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last look and the end of the upload: they are acknowledged, so they must not be thrown away."""
+    ticket = engine.ticket()
+    save = engine.registry.save
+    with engine.open(ticket, 5) as session:
+        clock.advance(HOUR + 1)
+
+        def late(*args: Any, **changes: Any) -> Upload:
+            monkeypatch.undo()
+            session.write(0, b"12345")
+            session.sync()
+            return save(*args, **changes)
+
+        monkeypatch.setattr(engine.registry, "save", late)
+        engine.receiver.sweep()
+    assert engine.state(ticket) is State.RECEIVING
+    assert engine.receiver.status(ticket).is_complete
+
+
 def test_uploads_of_apps_that_are_not_here_are_left_to_them(engine: Engine, clock: Clock) -> None:
     """Several apps may share a registry; only the process that serves one knows where its files are."""
     foreign = [

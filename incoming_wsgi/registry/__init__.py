@@ -99,13 +99,14 @@ class Registry(ABC):
         enqueue: Delivery | None = None,
         settle: Delivery | None = None,
         back_to_synced: bool = False,
+        if_nothing_came: bool = False,
     ) -> Upload:
         """Compare and set: store what differs, if state, epoch and session are still those of ``before``.
 
         Extents are never written here: they only grow, by :meth:`add_extent`.
 
         :param back_to_synced: but for this one case: the disk has lost bytes; only what is synced remains.
-
+        :param if_nothing_came: bytes that have arrived since ``before`` are a conflict, too.
         :param enqueue: a row for the outbox, written in the same transaction.
         :param settle: a row of the outbox that is done with, removed in the same transaction.
         :returns: the upload as it is stored now, with the extents that others have added meanwhile.

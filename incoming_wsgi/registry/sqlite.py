@@ -202,10 +202,13 @@ class SQLiteRegistry(Registry):
         enqueue: Delivery | None = None,
         settle: Delivery | None = None,
         back_to_synced: bool = False,
+        if_nothing_came: bool = False,
     ) -> Upload:
         with self._transaction() as db:
             current = self._select_upload(db, before.id)
             if current is None or _identity(current) != _identity(before):
+                raise Conflict
+            if if_nothing_came and current.extents != before.extents:
                 raise Conflict
             changes = _differences(before, after)
             if back_to_synced:

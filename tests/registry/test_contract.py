@@ -117,6 +117,16 @@ class RegistryContract(ABC):
         assert versions == sorted(set(versions))
         assert registry.save(upload, upload).version == upload.version
 
+    def test_an_end_that_holds_only_if_nothing_came(self, registry: Registry, other: Registry) -> None:
+        before = registry.create(receiving())
+        other.add_extent(before.id, "token", 0, 10)
+        with pytest.raises(Conflict):
+            registry.save(before, before.to(State.EXPIRED), if_nothing_came=True)
+        current = registry.get(before.id)
+        assert current is not None
+        assert current.state is State.RECEIVING
+        assert registry.save(current, current.to(State.EXPIRED), if_nothing_came=True).state is State.EXPIRED
+
     @pytest.mark.parametrize(
         "moved",
         [
