@@ -16,6 +16,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from . import servers
+from .sockets import stop_reading
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -121,7 +122,7 @@ class Channel:
     def wake(self) -> None:
         """Make a :meth:`receive` that waits in another thread come back. No message can be received after it."""
         self.was_woken = True
-        servers.stop_reading(self._descriptor)
+        stop_reading(self._descriptor)
 
     def close(self, code: int, reason: str = "") -> None:
         """Say goodbye, and give the peer a moment to hear it."""

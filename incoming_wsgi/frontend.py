@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from webob import Request, Response
 
 from . import assets, servers
+from .bodies import RequestBody, body_of
 from .channel import Channel, handshake
 from .errors import (
     BadRequest,
@@ -91,7 +92,7 @@ class Frontend:
         self._manners = manners
         self._seats = servers.Seats()
         self._channels: set[Channel] = set()
-        self._bodies: set[servers.RequestBody] = set()
+        self._bodies: set[RequestBody] = set()
         self._guard = threading.Lock()
         self.is_closed = False
 
@@ -136,26 +137,39 @@ class Frontend:
         upload_id: str,
         respond: Callable[[Request, str, Receiver, chunks.Door], Response],
     ) -> Response:
-        door = self._door(request, None)
+        body = self._body(request)
+        with self._reading(body):
+            response = self._respond_with(request, upload_id, respond, body)
+            if body is not None and not body.drain(_DRAIN_SECONDS):
+                response.headers["Connection"] = "close"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def _respond_with(
+        self,
+        request: Request,
+        upload_id: str,
+        respond: Callable[[Request, str, Receiver, chunks.Door], Response],
+        body: RequestBody | None,
+    ) -> Response:
+        door = self._door(request, body)
         try:
             if not is_ticket(upload_id):
                 raise UnknownUpload
             if request.method not in ("GET", "HEAD"):
                 self._refuse_foreign_origin(request)
                 self._refuse_while_closing()
-            door = self._door(request, self._body(request))
-            with self._reading(door.body):
-                response = respond(request, upload_id, self._receiver(), door)
-            if door.body is not None and door.body.was_cut:
+            response = respond(request, upload_id, self._receiver(), door)
+            if body is not None and body.was_cut:
                 self._refuse_while_closing()  # what has come is safe, but it was not all: that must not look so
         except IncomingError as error:
-            response = chunks.refusal(error, self._known(upload_id), door)
             log.info("refused %s %r: %d %s", request.method, shortened(upload_id), error.status, error.name)
-        self._drain(door.body, response)
-        response.headers["Cache-Control"] = "no-store"
+            return chunks.refusal(error, self._known(upload_id), door)
+        if body is not None and body.length:
+            log.debug("%s %s: %d bytes by %s", request.method, shortened(upload_id), body.length, body.path)
         return response
 
-    def _door(self, request: Request, body: servers.RequestBody | None) -> chunks.Door:
+    def _door(self, request: Request, body: RequestBody | None) -> chunks.Door:
         environ = request.environ
 
         def poll(upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
@@ -171,11 +185,11 @@ class Frontend:
             poll=poll,
         )
 
-    def _body(self, request: Request) -> servers.RequestBody | None:
+    def _body(self, request: Request) -> RequestBody | None:
         length = content_length(request.environ)
         if length is None and (request.method == "PUT" or "Transfer-Encoding" in request.headers):
             return None
-        return servers.RequestBody(request.environ, length or 0, self._manners.receive_timeout)
+        return body_of(request.environ, length or 0, self._manners.receive_timeout)
 
     def _wait(self, upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
         """As :meth:`Receiver.wait`, but not beyond the end of the process."""
@@ -187,9 +201,9 @@ class Frontend:
                 return upload
 
     @contextmanager
-    def _reading(self, body: chunks.Body | None) -> Iterator[None]:
+    def _reading(self, body: RequestBody | None) -> Iterator[None]:
         """While it lasts, :meth:`close` ends the body."""
-        if not isinstance(body, servers.RequestBody):
+        if body is None:
             yield
             return
         with self._guard:
@@ -201,14 +215,11 @@ class Frontend:
         finally:
             with self._guard:
                 self._bodies.discard(body)
+            body.close()
 
     def _refuse_while_closing(self) -> None:
         if self.is_closed:
             raise Unavailable("The server restarts; come again.", retry_after=1)
-
-    def _drain(self, body: chunks.Body | None, response: Response) -> None:
-        if isinstance(body, servers.RequestBody) and not body.drain(_DRAIN_SECONDS):
-            response.headers["Connection"] = "close"
 
     def _known(self, upload_id: str) -> Upload | None:
         try:

@@ -19,6 +19,7 @@ from hmac import compare_digest
 from typing import BinaryIO
 
 from . import offload
+from .bulk import bulk_of
 from .digests import Digests
 from .errors import (
     AlreadyComplete,
@@ -48,7 +49,7 @@ from .watermark import Watermarks
 log = logging.getLogger("incoming_wsgi")
 
 #: Bytes and seconds after which arrived bytes are recorded in the middle of a long body.
-_RECORD_BYTES = 4 * 1024 * 1024
+_RECORD_BYTES = 16 * 1024 * 1024
 _RECORD_SECONDS = 1.0
 
 #: Separate ranges that one upload may consist of. Honest clients have a handful of lanes.
@@ -703,6 +704,11 @@ class Session:
     def token(self) -> str:
         return self.upload.session
 
+    @property
+    def splices(self) -> bool:
+        """Whether bytes in a pipe are welcome."""
+        return self._writer.splices
+
     def write(self, position: int, data: Data) -> None:
         """Store ``data`` from byte ``position`` on. Bytes that are safe already are not written again.
 
@@ -710,15 +716,15 @@ class Session:
         :raises Replaced: another opening owns the upload now.
         :raises NoSpace, Unavailable: nothing of it counts as arrived; trying again later may help.
         """
-        end = position + len(data)
-        view = memoryview(data)
+        bulk = bulk_of(data)
+        end = position + len(bulk)
         with self._writer.exclusive():
             # Within the lock: nobody can make bytes safe between this look and our writing beside them.
             current = self._current()
             if current.length is not None and end > current.length:
                 raise TooLarge(f"These bytes end at {end}; the file has {current.length}.")
             for start, stop in current.extents.missing(position, end):
-                self._writer.write(start, view[start - position : stop - position])
+                self._writer.write(start, bulk.part(start - position, stop - position))
         self._pending = self._pending.add(position, end)
 
     def sync_if_due(self) -> None:

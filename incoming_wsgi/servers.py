@@ -1,36 +1,29 @@
 """What WSGI leaves out: the socket under a request, the bytes that the server read ahead, how many requests may wait.
 
-The only room that knows a server's insides. ``tests/test_servers.py`` tries each adapter against the real server, so
-that a release which moves its furniture is noticed there. Where an adapter finds nothing, the plain WSGI way is used.
+The only room that knows a server's insides. ``tests/end_to_end/test_servers.py`` tries each adapter against the real
+server, so that a release which moves its furniture is noticed there. Where an adapter finds nothing, the plain WSGI way
+is used.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import offload
-from .errors import TooSlow
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 #: Requests that may wait at the same time under a server with threads whose number can't be seen.
 _UNKNOWN_POOL = 2
-
-#: Sizes of one read of a body, in bytes, and the times, in seconds, between which it is right.
-_SMALLEST_READ, _LARGEST_READ = 1024, 256 * 1024
-_QUICK_READ, _SLOW_READ = 0.05, 0.5
-
-#: Bytes gathered before they are written, and seconds after which fewer are.
-_GATHER_BYTES, _GATHER_SECONDS = 1024 * 1024, 1.0
 
 
 # -- the socket -------------------------------------------------------------------------------------------------
@@ -137,6 +130,85 @@ def _peek(buffered: Any, sock: socket.socket) -> bytes:
         sock.settimeout(timeout)
 
 
+# -- the body ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RawBody:
+    """The body of one request, as it lies in the socket.
+
+    :ivar socket: the server's socket object.
+    :ivar read_ahead: the first bytes, which the server had taken from the socket already; it has them no more.
+    :ivar count: is told of bytes taken from the socket, so that the server knows where the next request begins.
+    """
+
+    socket: socket.socket
+    read_ahead: bytes
+    count: Callable[[int], None]
+
+
+def take_body(environ: WSGIEnvironment, length: int) -> RawBody | None:
+    """The body of a request, of which nothing was read yet; ``None`` where it comes by ``wsgi.input`` only.
+
+    :param length: its bytes, from ``Content-Length``.
+    """
+    if environ.get("SERVER_PROTOCOL") not in ("HTTP/1.1", "HTTP/1.0"):
+        return None  # HTTP/2: other requests' frames lie between
+    kind = type(environ["wsgi.input"])
+    adapter = _BODIES.get(f"{kind.__module__}.{kind.__name__}")
+    if adapter is None:
+        return None  # another server, or somebody has wrapped it to see the bytes
+    with contextlib.suppress(AttributeError, KeyError):
+        return adapter(environ, length)
+    return None
+
+
+def _take_gunicorn_body(environ: WSGIEnvironment, length: int) -> RawBody | None:
+    body, sock = environ["wsgi.input"], environ["gunicorn.socket"]
+    reader = body.reader
+    if type(reader).__name__ != "LengthReader" or reader.length != length or body.buf.tell():
+        return None
+    held = reader.unreader.buf.getvalue()
+
+    def count(taken: int) -> None:
+        reader.length -= taken
+
+    rest = io.BytesIO()
+    rest.write(held[length:])  # the next request, of a client that does not wait for answers
+    reader.unreader.buf = rest
+    count(len(held[:length]))
+    return RawBody(sock, held[:length], count)
+
+
+def _take_pywsgi_body(environ: WSGIEnvironment, length: int) -> RawBody | None:
+    body = environ["wsgi.input"]
+    if body.content_length != length or body.position or body.chunked_input:
+        return None
+    sock = body.rfile.raw._sock
+    body._send_100_continue()
+
+    def count(taken: int) -> None:
+        body.position += taken
+
+    held: bytes = body.rfile.read(min(length, len(_peek(body.rfile, sock))))
+    count(len(held))
+    return RawBody(sock, held, count)
+
+
+def _take_werkzeug_body(environ: WSGIEnvironment, length: int) -> RawBody | None:
+    body, sock = environ["wsgi.input"], environ["werkzeug.socket"]
+    held: bytes = body.read(min(length, len(_peek(body, sock))))
+    return RawBody(sock, held, lambda _: None)  # it closes the connection after each request
+
+
+#: By the class of ``wsgi.input``.
+_BODIES: Mapping[str, Callable[[WSGIEnvironment, int], RawBody | None]] = {
+    "gunicorn.http.body.Body": _take_gunicorn_body,
+    "gevent.pywsgi.Input": _take_pywsgi_body,
+    "_io.BufferedReader": _take_werkzeug_body,
+}
+
+
 # -- the server -------------------------------------------------------------------------------------------------
 
 
@@ -205,165 +277,3 @@ class Seats:
         finally:
             with self._guard:
                 self._taken -= free
-
-
-# -- bodies -----------------------------------------------------------------------------------------------------
-
-
-class RequestBody:
-    """The body of one request, read through ``wsgi.input`` in pieces that suit the link.
-
-    :param length: its bytes, from ``Content-Length``.
-    :param patience: seconds that one read may take. Reads shrink to 1 KiB on a slow link: this is a lowest rate, too.
-    """
-
-    def __init__(self, environ: WSGIEnvironment, length: int, patience: float) -> None:
-        self.length = length
-        self._input = environ["wsgi.input"]
-        self._socket = socket_of(environ)
-        self._patience = patience
-        self._left = length
-        self._size = 16 * 1024
-        longest = longest_request(environ)
-        self._deadline = time.monotonic() + longest / 2 if longest else None
-        self._ended = False
-        self._was_too_slow = False
-
-    @property
-    def was_cut(self) -> bool:
-        """Whether it ended before its length."""
-        return self._ended and self._left > 0
-
-    def read(self) -> bytes:
-        """The next bytes, up to 1 MiB; empty at the end, wherever that is.
-
-        :raises TooSlow: nothing came for too long.
-        """
-        pieces: list[bytes] = []
-        gathered, began = 0, time.monotonic()
-        while gathered < _GATHER_BYTES and time.monotonic() - began < _GATHER_SECONDS:
-            piece = self._piece()
-            if not piece:
-                break
-            pieces.append(piece)
-            gathered += len(piece)
-        if not pieces and self._was_too_slow and self._left:
-            raise TooSlow  # only now: what came before has been given away
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def end(self) -> None:
-        """Let it end here, as if it had been cut; from another thread. What has come so far counts."""
-        if self._socket is not None:
-            stop_reading(self._socket.fileno())
-
-    def drain(self, seconds: float) -> bool:
-        """Read and forget the rest, so that the sender gets to read our answer.
-
-        :returns: whether all of it has come, so that the connection can be used again.
-        """
-        deadline = time.monotonic() + seconds
-        self._patience = min(self._patience, seconds / 2)  # who sends nothing more waits for our answer
-        while time.monotonic() < deadline and self._piece():
-            pass
-        return self._left == 0
-
-    def _piece(self) -> bytes:
-        if self._left == 0 or self._ended or self._is_late():
-            self._ended = True
-            return b""
-        wanted = min(self._size, self._left)
-        began = time.monotonic()
-        piece = self._read(wanted)
-        took = time.monotonic() - began
-        self._left -= len(piece)
-        self._ended = len(piece) < wanted
-        if took < _QUICK_READ:
-            self._size = min(2 * self._size, _LARGEST_READ)
-        elif took > _SLOW_READ:
-            self._size = max(self._size // 4, _SMALLEST_READ)
-        return piece
-
-    def _is_late(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
-
-    def _read(self, size: int) -> bytes:
-        patience = self._patience
-        if self._deadline is not None:
-            patience = min(patience, max(1.0, self._deadline - time.monotonic()))
-        with watchdog.watch(self._socket, patience) as watched:
-            try:
-                piece: bytes = self._input.read(size)
-            except OSError:
-                piece = b""  # gevent's pywsgi raises where others give a short read
-        self._was_too_slow = watched.bit
-        return piece
-
-
-@dataclass(eq=False)
-class Watched:
-    """A read that is under way.
-
-    :ivar bit: whether it took too long, and was ended.
-    """
-
-    descriptor: int
-    deadline: float
-    bit: bool = False
-
-
-class Watchdog:
-    """Ends reads that take too long, by shutting the reading half of their socket.
-
-    A timeout on the socket would start anew with each byte, and a sender of one byte in ten seconds could hold a
-    worker for a day.
-    """
-
-    def __init__(self) -> None:
-        self._watched: set[Watched] = set()
-        self._guard = threading.Lock()
-        self._process = 0
-
-    @contextlib.contextmanager
-    def watch(self, sock: socket.socket | None, seconds: float) -> Iterator[Watched]:
-        """:param sock: the socket that is read in the block; without one nothing is watched."""
-        watched = Watched(sock.fileno() if sock is not None else -1, time.monotonic() + seconds)
-        if sock is None:
-            yield watched
-            return
-        self._start()
-        with self._guard:
-            self._watched.add(watched)
-        try:
-            yield watched
-        finally:
-            with self._guard:
-                self._watched.discard(watched)
-
-    def _start(self) -> None:
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            self._guard = threading.Lock()
-            self._watched = set()
-            offload.background(self._run, name="watchdog")
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(0.5)
-            with self._guard:
-                late = [one for one in self._watched if one.deadline < time.monotonic()]
-                for watched in late:
-                    watched.bit = True
-                    self._watched.discard(watched)
-                    stop_reading(watched.descriptor)
-
-
-def stop_reading(descriptor: int) -> None:
-    """Make a read that waits on this socket, in whichever thread, come back with an end of file.
-
-    On a duplicate of the descriptor: shutting an ``SSLSocket`` itself would take its encryption off.
-    """
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as duplicate:
-        duplicate.shutdown(socket.SHUT_RD)
-
-
-watchdog = Watchdog()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from incoming_wsgi import receiver
+from incoming_wsgi.bulk import Piped, bulk_of, pipes
 from incoming_wsgi.handover import Handler, Notice, Outcome
 from incoming_wsgi.receiver import App, Patience, Receiver, Session
 from incoming_wsgi.registry import sqlite
@@ -26,6 +29,23 @@ ROOT = Path(__file__).parent.parent
 
 #: The modules of the engine that look at a clock.
 CLOCKED = (receiver, sqlite)
+
+
+def piped(data: bytes) -> Piped:
+    """Bytes as they come from a socket that could be spliced."""
+    pipe = pipes.lend()
+    pipe.held += os.write(pipe.writing, data)
+    assert pipe.held == len(data), "more than fits into a pipe"
+    return Piped(pipe, len(data))
+
+
+def write_by_turns(session: Session, position: int, data: bytes) -> None:
+    """Write from memory, or from a pipe, as the position has it."""
+    piece = piped(data) if random.Random(position).random() < 0.5 else bulk_of(data)
+    try:
+        session.write(position, piece)
+    finally:
+        piece.release()
 
 
 class Clock:

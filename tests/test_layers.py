@@ -21,6 +21,8 @@ ROOMS = (
     "once",
     "offload",
     "disk",
+    "bulk",
+    "sockets",
     "locks",
     "extents",
     "filenames",
@@ -35,6 +37,7 @@ ROOMS = (
     "receiver",
     "protocols",
     "servers",
+    "bodies",
     "channel",
     "targets",
     "settings",
@@ -50,7 +53,7 @@ ROOMS = (
 
 #: Foreign library → the files that may name it. Others are free.
 BELONGS_TO = {
-    "gevent": {"offload.py", "servers.py", "__main__.py"},
+    "gevent": {"offload.py", "sockets.py", "servers.py", "__main__.py"},
     "gunicorn": {"__main__.py"},
     "requests": {"handover.py"},
     "sqlite3": {"registry/sqlite.py", "once.py"},

@@ -336,16 +336,15 @@ def test_a_long_body_is_recorded_on_its_way(
 def test_a_full_disk_passes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.start()
     ticket = engine.ticket()
-    pwrite = os.pwrite
 
-    def full(descriptor: int, data: memoryview, position: int) -> int:
+    def full(descriptor: int, data: list[memoryview], position: int) -> int:
         if position >= 5:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return pwrite(descriptor, data[:5], position)  # there was room for these
+        return os.pwrite(descriptor, data[0][:5], position)  # there was room for these
 
     with engine.open(ticket, 10) as session:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "pwrite", full)
+            patch.setattr(os, "pwritev", full)
             with pytest.raises(NoSpace):
                 session.write(0, b"1234567890")
             assert session.sync().received == 0
@@ -377,14 +376,14 @@ def test_an_opening_that_fails_leaves_nothing_open(engine: Engine, monkeypatch: 
 
 def test_one_uploads_trouble_is_its_own(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = engine.ticket(), engine.ticket()
-    pwrite = os.pwrite
+    pwritev = os.pwritev
 
-    def sometimes(descriptor: int, data: memoryview, position: int) -> int:
+    def sometimes(descriptor: int, data: list[memoryview], position: int) -> int:
         if os.path.sameopenfile(descriptor, stream.fileno()):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return pwrite(descriptor, data, position)
+        return pwritev(descriptor, data, position)
 
-    monkeypatch.setattr(os, "pwrite", sometimes)
+    monkeypatch.setattr(os, "pwritev", sometimes)
     with (
         engine.open(good, 5) as fine,
         engine.open(bad, 5) as broken,

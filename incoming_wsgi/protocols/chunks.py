@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 
 from webob import Request, Response
 
+from ..bulk import Bulk
 from ..errors import (
     AlreadyComplete,
     BadRequest,
@@ -49,9 +50,10 @@ class Body(Protocol):
 
     length: int
 
-    def read(self) -> bytes | memoryview:
-        """The next bytes, empty at the end.
+    def read(self, *, splice: bool = False) -> Bulk:
+        """The next bytes, to be used before the next call; empty at the end.
 
+        :param splice: whether they may come in a pipe.
         :raises TooSlow: they do not come, or too slowly.
         """
 
@@ -196,13 +198,14 @@ def _store(session: Session, position: int, body: Body, expected: tuple[str, byt
     """Write the body; what has arrived when it is cut counts, but for a body with a digest."""
     checksum = _ALGORITHMS[expected[0]]() if expected else None
     try:
-        while piece := body.read():
+        while piece := body.read(splice=session.splices and checksum is None):
+            if checksum is not None:
+                for block in piece.blocks():
+                    checksum.update(block)
             session.write(position, piece)
             position += len(piece)
             if checksum is None:
                 session.sync_if_due()
-            else:
-                checksum.update(piece)
     except Replaced:
         raise
     except IncomingError:

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import BinaryIO, TypeAlias
 
+from ..bulk import Buffer, Bulk
 from ..errors import Unavailable
 from ..upload import Upload
 
-#: Bytes, in whatever object they came.
-Data: TypeAlias = bytes | bytearray | memoryview
+#: Bytes, in whatever object they came; :func:`~incoming_wsgi.bulk.bulk_of` makes one thing of all of them.
+Data: TypeAlias = Buffer | Bulk
 
 
 class SyncFailed(Unavailable):
@@ -24,7 +25,12 @@ class SyncFailed(Unavailable):
 
 
 class Writer(ABC):
-    """One upload, open for writing. Several may be open at once, in several processes."""
+    """One upload, open for writing. Several may be open at once, in several processes.
+
+    :cvar splices: whether bytes in a pipe are welcome, since they go into a file.
+    """
+
+    splices = False
 
     @abstractmethod
     def exclusive(self) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .. import offload
+from ..bulk import bulk_of
 from ..disk import sync_data, sync_folder
 from ..errors import Damaged, IncomingError, NoSpace, Unavailable
 from ..locks import FileLock
@@ -161,6 +162,8 @@ class FileStorage(Storage):
 class FileWriter(Writer):
     """:param floor: of free space that this writer must not go below; ``None`` where it has its room already."""
 
+    splices = True
+
     def __init__(self, descriptor: int, floor: Floor | None) -> None:
         self._descriptor = descriptor
         self._floor = floor
@@ -174,13 +177,10 @@ class FileWriter(Writer):
 
     def write(self, position: int, data: Data) -> None:
         self._refuse_if_failed()
-        view = memoryview(data)
         try:
             if self._floor is not None:
                 self._floor.refuse_below()
-            while view:
-                written = os.pwrite(self._descriptor, view, position)
-                view, position = view[written:], position + written
+            bulk_of(data).into(self._descriptor, position)
         except OSError as error:
             raise _translated(error) from error
 

@@ -13,7 +13,7 @@ import random
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,8 @@ Moment = Literal["before", "half way through", "after"]
 #: The calls of a process that change something, or let others see it, and in which of them it is likely to be
 #: found: roughly how often each is made while a few files arrive.
 _CALLS = {
-    "pwrite": 40,
+    "pwritev": 30,
+    "splice": 30,
     "rename": 5,
     "fsync": 8,
     "fdatasync": 12,
@@ -71,7 +72,7 @@ def any_crash_point(chance: random.Random) -> CrashPoint:
     call, most = chance.choice([*_CALLS.items(), *[(_ANY, 500)] * 3])
     nth = int(most ** chance.random())  # the first ones are interesting, the last ones are not always reached
     moments: list[Moment] = ["before", "after", "half way through"]
-    return CrashPoint(call, nth, chance.choice(moments if call in ("pwrite", "copy") else moments[:2]))
+    return CrashPoint(call, nth, chance.choice(moments if call in _HALVES else moments[:2]))
 
 
 class _Trap:
@@ -83,7 +84,8 @@ class _Trap:
     def set(self) -> None:
         for name in ("rename", "fsync", "fdatasync", "ftruncate", "open", "unlink", "link", "mkdir"):
             setattr(os, name, self._trapped(name, getattr(os, name)))
-        os.pwrite = self._trapped("pwrite", os.pwrite, _write_half)
+        os.pwritev = self._trapped("pwritev", os.pwritev, _write_half)
+        os.splice = self._trapped("splice", os.splice, _splice_half)
         shutil.copy2 = self._trapped("copy", shutil.copy2, _copy_half)
         fcntl.flock = self._trapped("flock", fcntl.flock)
         sqlite3.connect = functools.partial(sqlite3.connect, factory=self._connection())  # type: ignore[assignment]
@@ -112,7 +114,7 @@ class _Trap:
             return call(*args, **kwargs)
         try:
             if self._point.moment == "half way through" and half is not None:
-                half(call, *args)
+                half(call, *args, **kwargs)
             elif self._point.moment == "after":
                 call(*args, **kwargs)
         finally:
@@ -125,10 +127,18 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _write_half(pwrite: Callable[..., Any], descriptor: int, data: memoryview, position: int) -> None:
-    pwrite(descriptor, data[: len(data) // 2], position)
+def _write_half(pwritev: Callable[..., Any], descriptor: int, blocks: list[memoryview], position: int) -> None:
+    pwritev(descriptor, [blocks[0][: len(blocks[0]) // 2]], position)
+
+
+def _splice_half(splice: Callable[..., Any], source: int, target: int, count: int, *, offset_dst: int) -> None:
+    splice(source, target, count // 2, offset_dst=offset_dst)
 
 
 def _copy_half(copy: Callable[..., Any], source: str, target: str) -> None:
     data = Path(source).read_bytes()
     Path(target).write_bytes(data[: len(data) // 2])
+
+
+#: The calls that can be found half way through.
+_HALVES: Mapping[str, Callable[..., None]] = {"pwritev": _write_half, "splice": _splice_half, "copy": _copy_half}

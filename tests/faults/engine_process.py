@@ -17,7 +17,7 @@ from incoming_wsgi.errors import IncomingError
 from incoming_wsgi.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.receiver import Session
 from incoming_wsgi.upload import Upload
-from tests.helpers import CLOCKED, Clock, Engine
+from tests.helpers import CLOCKED, Clock, Engine, write_by_turns
 
 from .story import at_once
 from .witness import Witness
@@ -123,7 +123,7 @@ class _Served:
         return "opened"
 
     def write(self, lane: int, position: int, data: bytes) -> Result:
-        self._lanes[lane].write(position, data)
+        write_by_turns(self._lanes[lane], position, data)
         return "written"
 
     def sync(self, lane: int) -> Result:

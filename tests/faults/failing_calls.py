@@ -2,9 +2,9 @@
 
 Which calls there are is not written down here: a whole life of an engine is run under strace, which tells. Then it is
 lived again and again, each time with another call that strace lets fail. What strace can't do are short writes: a call
-that it lets succeed is not made at all. They happen in Python's own ``pwrite``, by which the bytes of uploads are
-written, patched in the process; SQLite's writes fail, but are never short. Calls of ``close`` are left alone, for the
-same reason: one that is not made leaves a descriptor open.
+that it lets succeed is not made at all. They happen in Python's own ``pwritev`` and ``splice``, by which the bytes of
+uploads are written, patched in the process; SQLite's writes fail, but are never short. Calls of ``close`` are left
+alone, for the same reason: one that is not made leaves a descriptor open.
 
 The short form fails each call that changes or syncs something, or opens a file, with one of the errors; of the same
 calls on one file with no lock taken in between, as a transaction makes them, one. Of the locks and the looks it takes a
@@ -36,6 +36,8 @@ _FULL_DISK = ("ENOSPC", "EDQUOT")
 _CHANGES = {
     "openat": ("EIO", "ENOSPC", "EDQUOT", "EINTR"),
     "pwrite64": ("EIO", "ENOSPC", "EDQUOT", "EINTR"),
+    "pwritev2": ("EIO", "ENOSPC", "EDQUOT", "EINTR"),
+    "splice": ("EIO", "ENOSPC", "EDQUOT", "EINTR"),
     "write": ("EIO", "ENOSPC", "EDQUOT", "EINTR"),
     "sendfile": ("EIO", "ENOSPC", "EDQUOT"),
     "fsync": ("EIO", "ENOSPC", "EDQUOT"),
@@ -160,7 +162,7 @@ def _errors(call: Call) -> tuple[str, ...]:
 
 def _is_write_of_bytes(call: Call) -> bool:
     """Whether it is one of Python's, and writes bytes of an upload."""
-    return call.name == "pwrite64" and call.path.startswith(_ARRIVING)
+    return call.name in ("pwritev2", "splice") and call.path.startswith(_ARRIVING)
 
 
 # -- a life in which it fails -----------------------------------------------------------------------------------

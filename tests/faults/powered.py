@@ -25,7 +25,7 @@ from incoming_wsgi.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.receiver import Session
 from incoming_wsgi.registry import sqlite
 from incoming_wsgi.upload import OPEN_STATES, State, Upload
-from tests.helpers import Engine
+from tests.helpers import Engine, write_by_turns
 from tests.support.waiting import eventually
 
 from .crash_points import CrashPoint
@@ -266,7 +266,7 @@ class Sender:
         return pieces
 
     def _write(self, lane: Session, start: int, end: int) -> None:
-        lane.write(start, self._file.data[start:end])
+        write_by_turns(lane, start, self._file.data[start:end])
         self._acknowledged_late.setdefault(lane, []).append((start, end))
         if self._chance.random() < 0.6:
             self._sync(lane)

@@ -32,7 +32,7 @@ from incoming_wsgi.errors import (
 from incoming_wsgi.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.receiver import Session
 from incoming_wsgi.upload import State, Upload
-from tests.helpers import CLOCKED, Clock, Engine
+from tests.helpers import CLOCKED, Clock, Engine, write_by_turns
 from tests.support.waiting import eventually
 
 from .witness import Witness
@@ -334,7 +334,7 @@ class Client:
         if not self.file.in_order:
             start = self.chance.randrange(start, stop)
         end = min(start + self.file.piece, len(self.file.data))
-        session.write(start, self.file.data[start:end])
+        write_by_turns(session, start, self.file.data[start:end])
         self._written.setdefault(id(session), []).append((start, end))
 
     def _sync(self, session: Session) -> None:

@@ -18,7 +18,9 @@ from .dying import Fork
 
 #: System calls, and roughly how often each is made while a few files arrive.
 _CALLS = {
-    "pwrite64": 150,
+    "pwrite64": 120,
+    "pwritev2": 40,
+    "splice": 40,
     "write": 60,
     "fsync": 12,
     "fdatasync": 4,

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from webob import Request, Response
 
+from incoming_wsgi.bulk import Blocks, Bulk
 from incoming_wsgi.errors import (
     AlreadyComplete,
     BadRequest,
@@ -35,13 +36,13 @@ from incoming_wsgi.protocols import chunks
 from incoming_wsgi.protocols.chunks import Door
 from incoming_wsgi.upload import State, Upload
 
-from ..helpers import Engine
+from ..helpers import Engine, piped
 
 DATA = random.Random(2).randbytes(1000)
 
 
 class Pieces:
-    """The body of a request, in pieces as they come."""
+    """The body of a request, in pieces as they come; in pipes where they are welcome."""
 
     def __init__(
         self, data: bytes, *, length: int | None = None, step: int = 100, error: Exception | None = None
@@ -52,12 +53,12 @@ class Pieces:
         self._error = error
         self._read = 0
 
-    def read(self) -> bytes:
+    def read(self, *, splice: bool = False) -> Bulk:
         piece = self._data[self._read : self._read + self._step]
         if not piece and self._error is not None:
             raise self._error
         self._read += len(piece)
-        return piece
+        return piped(piece) if splice else Blocks((piece,))
 
     @property
     def was_cut(self) -> bool:
@@ -317,10 +318,10 @@ def test_it_was_replaced_in_the_middle_of_a_body(engine: Engine, client: Client)
     client.open()
 
     class Taken(Pieces):
-        def read(self) -> bytes:
+        def read(self, *, splice: bool = False) -> Bulk:
             if self._read == 300:
                 engine.open(client.ticket, 1000).close()
-            return super().read()
+            return super().read(splice=splice)
 
     with pytest.raises(Replaced):
         client.chunk(0, 1000, Taken(DATA))

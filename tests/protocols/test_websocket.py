@@ -353,7 +353,7 @@ def test_a_full_disk_passes(engine: Engine, front_end: FrontEnd, monkeypatch: py
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "pwritev", full)
         assert front_end.chunk(DATA[600:]) == [TRY_AGAIN_LATER]
     with FrontEnd(engine, front_end.ticket) as again:
         assert again.begin() == 600

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from incoming_wsgi.bulk import Blocks
 from incoming_wsgi.errors import Damaged
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.storage import Data, Storage
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import Upload
+from tests.helpers import piped
 
 
 def upload_of(length: int) -> Upload:
@@ -66,10 +68,21 @@ class StorageContract(ABC):
         upload, data = upload_of(300), random.Random(1).randbytes(300)
         write(storage, upload, 200, bytearray(data[200:]))
         write(other, upload, 0, memoryview(data)[:100])
-        write(storage, upload, 100, data[100:200])
+        write(storage, upload, 100, Blocks((data[100:150], b"", data[150:200])))
         assert stored(other, upload) == data
         storage.complete(upload)
         assert stored(other, upload) == data
+
+    def test_bytes_that_come_in_a_pipe(self, storage: Storage) -> None:
+        """Also where some of them are safe already, and are not to be written again."""
+        upload, data = upload_of(300), random.Random(3).randbytes(300)
+        piece = piped(data)
+        for start, stop in ((10, 100), (100, 110), (250, 290)):
+            write(storage, upload, start, piece.part(start, stop))
+        piece.release()
+        whole = stored(storage, upload)
+        assert (whole[10:110], whole[250:290]) == (data[10:110], data[250:290])
+        assert not any((*whole[:10], *whole[110:250]))
 
     def test_several_writers(self, storage: Storage, other: Storage) -> None:
         upload = upload_of(40 * 1000)

@@ -118,7 +118,7 @@ def test_no_room_passes(tmp_path: Path, upload: Upload, monkeypatch: pytest.Monk
         (errno.EIO, Unavailable),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(os, "pwrite", failing(number))
+            patch.setattr(os, "pwritev", failing(number))
             with pytest.raises(error) as caught:
                 writer.write(0, b"12345")
         assert caught.value.retryable
@@ -131,7 +131,7 @@ def test_no_room_passes(tmp_path: Path, upload: Upload, monkeypatch: pytest.Monk
 def test_short_writes_go_on(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel may take less than it is given."""
     write = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, position: write(descriptor, data[:2], position))
+    monkeypatch.setattr(os, "pwritev", lambda descriptor, data, position: write(descriptor, data[0][:2], position))
     assert stored(FileStorage(tmp_path), upload).read_bytes() == b"12345"
 
 

@@ -1,0 +1,257 @@
+"""Bytes on their way from a socket into a file: blocks of memory, or a pipe of the kernel that Python never looks into.
+
+Buffers and pipes are lent for one piece at a time and belong to no connection: who is slow holds none while waiting.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Generic, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+#: What a block is made of.
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+#: Bytes of one piece, at most: what a pipe can hold that nobody has to ask root for (``fs.pipe-max-size``).
+PIECE = 1024 * 1024
+
+_MOST_BLOCKS = 512  # of one system call; IOV_MAX is 1024
+_KEPT = 4  # free buffers, and free pipes, of a process
+
+#: A socket or a file that can't be spliced says one of these.
+CAN_NOT_SPLICE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
+
+
+class Bulk(ABC):
+    """A piece of a file. It is used once, from its beginning to its end."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Bytes of it."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> Bulk:
+        """Its bytes from ``start`` up to ``stop``; parts are taken in order, and what lies between them is dropped."""
+
+    @abstractmethod
+    def into(self, descriptor: int, position: int) -> None:
+        """Write all of it into a file, from byte ``position`` on.
+
+        :raises OSError: how much was written is not known.
+        """
+
+    @abstractmethod
+    def blocks(self) -> Iterator[Buffer]:
+        """Its bytes, for whom they are not to be written into a file."""
+
+    def release(self) -> None:  # noqa: B027 (most have nothing to give back)
+        """Give back what was lent; the bytes are gone from then on."""
+
+
+class Blocks(Bulk):
+    """Bytes in memory."""
+
+    def __init__(self, blocks: Iterable[Buffer]) -> None:
+        self._blocks = [memoryview(block) for block in blocks]
+        self._length = sum(map(len, self._blocks))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def part(self, start: int, stop: int) -> Bulk:
+        if (start, stop) == (0, self._length):
+            return self
+        kept, begin = [], 0
+        for block in self._blocks:
+            end = begin + len(block)
+            if begin < stop and end > start:
+                kept.append(block[max(start - begin, 0) : stop - begin])
+            begin = end
+        return Blocks(kept)
+
+    def into(self, descriptor: int, position: int) -> None:
+        rest = self._blocks
+        while rest:
+            written = os.pwritev(descriptor, rest[:_MOST_BLOCKS], position)
+            position += written
+            rest = _beyond(rest, written)
+
+    def blocks(self) -> Iterator[Buffer]:
+        return iter(self._blocks)
+
+
+def bulk_of(data: Buffer | Bulk) -> Bulk:
+    return data if isinstance(data, Bulk) else Blocks((data,))
+
+
+NOTHING = Blocks(())
+
+
+def _beyond(blocks: list[memoryview], count: int) -> list[memoryview]:
+    """What follows the first ``count`` bytes."""
+    for number, block in enumerate(blocks):
+        if count < len(block):
+            return [block[count:], *blocks[number + 1 :]]
+        count -= len(block)
+    return []
+
+
+# -- what is lent -----------------------------------------------------------------------------------------------
+
+
+class Pool(Generic[T]):
+    """Things that are lent again and again; a few are kept, and none over a fork: two processes would share them.
+
+    :param make: a new one.
+    :param dispose: what becomes of one too many.
+    """
+
+    def __init__(self, make: Callable[[], T], dispose: Callable[[T], object] = lambda _: None) -> None:
+        self._make = make
+        self._dispose = dispose
+        self._free: deque[T] = deque()  # appending and popping are atomic
+        os.register_at_fork(after_in_child=self._begin_anew)
+
+    def lend(self) -> T:
+        with suppress(IndexError):
+            return self._free.pop()
+        return self._make()
+
+    def give_back(self, thing: T) -> None:
+        if len(self._free) < _KEPT:
+            self._free.append(thing)
+        else:
+            self._dispose(thing)
+
+    @property
+    def kept(self) -> tuple[T, ...]:
+        """What is lent to nobody."""
+        return tuple(self._free)
+
+    def _begin_anew(self) -> None:
+        for thing in self._free:
+            self._dispose(thing)
+        self._free = deque()
+
+
+class Lent(Blocks):
+    """The beginning of a lent buffer."""
+
+    def __init__(self, buffer: memoryview, length: int) -> None:
+        super().__init__((buffer[:length],))
+        self._buffer: memoryview | None = buffer
+
+    def release(self) -> None:
+        if self._buffer is not None:
+            buffers.give_back(self._buffer)
+            self._buffer, self._blocks = None, []
+
+
+#: Of :data:`PIECE` bytes. A new one each time would cost more than what it is for: the kernel zeroes its pages.
+buffers: Pool[memoryview] = Pool(lambda: memoryview(bytearray(PIECE)))
+
+
+# -- pipes ------------------------------------------------------------------------------------------------------
+
+
+class Pipe:
+    """A pipe of the kernel.
+
+    :ivar held: bytes in it.
+    :raises OSError: there can't be one more.
+    """
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.reading, self.writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with suppress(OSError):  # where pages for pipes are short, it works as it is
+            fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, PIECE)
+
+    def fill(self, descriptor: int, most: int) -> int:
+        """Take up to ``most`` bytes from a socket; none at its end.
+
+        :raises BlockingIOError: there are none yet.
+        """
+        count = os.splice(descriptor, self.writing, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+        self.held += count
+        return count
+
+    def into(self, descriptor: int, position: int, count: int) -> None:
+        """Write ``count`` bytes of what is held into a file."""
+        while count:
+            try:
+                moved = os.splice(self.reading, descriptor, count, offset_dst=position)
+            except OSError as error:
+                if error.errno not in CAN_NOT_SPLICE:
+                    raise
+                moved = self._copy(descriptor, position, count)
+            self.held -= moved
+            position, count = position + moved, count - moved
+
+    def read(self, most: int) -> bytes:
+        data = os.read(self.reading, most)
+        self.held -= len(data)
+        return data
+
+    def close(self) -> None:
+        os.close(self.reading)
+        os.close(self.writing)
+
+    def _copy(self, descriptor: int, position: int, count: int) -> int:
+        """For a file system that takes nothing from a pipe."""
+        data = os.read(self.reading, count)
+        Blocks((data,)).into(descriptor, position)
+        return len(data)
+
+
+class Piped(Bulk):
+    """Bytes that a pipe holds."""
+
+    def __init__(self, pipe: Pipe, length: int) -> None:
+        self._pipe: Pipe | None = pipe
+        self._length = length
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def part(self, start: int, stop: int) -> Bulk:
+        pipe = self._lent_pipe
+        while self._taken < start:
+            self._taken += len(pipe.read(start - self._taken))
+        self._taken = stop
+        return Piped(pipe, stop - start)
+
+    def into(self, descriptor: int, position: int) -> None:
+        self._lent_pipe.into(descriptor, position, self._length)
+
+    def blocks(self) -> Iterator[Buffer]:
+        left = self._length
+        while left:
+            data = self._lent_pipe.read(left)
+            left -= len(data)
+            yield data
+
+    def release(self) -> None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is None:
+            return
+        if pipe.held:
+            pipe.close()  # what is left in it must not get into another file
+        else:
+            pipes.give_back(pipe)
+
+    @property
+    def _lent_pipe(self) -> Pipe:
+        assert self._pipe is not None, "a piece is used once"
+        return self._pipe
+
+
+pipes: Pool[Pipe] = Pool(Pipe, Pipe.close)

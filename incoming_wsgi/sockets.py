@@ -1,0 +1,167 @@
+"""The reading side of a socket that a server has given away: in large pieces, without copies where that can be.
+
+A frame or a body that is read as it trickles in costs a wake-up, a lock and a write for each packet. So a reader sleeps
+until much has come, or a while has passed (``SO_RCVLOWAT``, socket(7)); ``MSG_WAITALL`` would do nothing here, since
+gevent's sockets do not block.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+from . import offload
+from .bulk import CAN_NOT_SPLICE, PIECE, Bulk, Lent, Pipe, Piped, buffers, pipes
+
+#: Bytes that are worth waking up for; the kernel makes the receive buffer twice as large.
+_MUCH = 256 * 1024
+
+#: Whether this system and this Python have splice(2).
+_HAS_SPLICE = hasattr(os, "splice")
+
+
+class Inlet:
+    """:param sock: plain, TLS or gevent's; nobody else reads from it meanwhile."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._descriptor = sock.fileno()
+        self._encrypted = hasattr(sock, "pending")
+        self._enough = 1
+        self._is_readable, self._let_go = _readiness(self._descriptor)
+        self._can_splice = _HAS_SPLICE and not self._encrypted
+
+    def wait(self, wanted: int, seconds: float) -> bool:
+        """Sleep until ``wanted`` bytes are here, or as many as are worth waking up for, or the end, or so long.
+
+        :returns: whether there is anything to take.
+        """
+        if self._encrypted:
+            pending: int = self._socket.pending()  # type: ignore[attr-defined]
+            return bool(pending) or self._is_readable(seconds)
+        self._set_enough(min(max(wanted, 1), _MUCH))
+        if self._is_readable(seconds):
+            return True
+        self._set_enough(1)
+        return self._is_readable(0.0)
+
+    def take(self, most: int, *, splice: bool = False) -> Bulk | None:
+        """Up to ``most`` bytes, empty at the end; ``None`` where there are none yet. To be released.
+
+        :param splice: whether they may come in a pipe; where that can't be, they come in a buffer.
+        :raises OSError: the connection is broken.
+        """
+        most = min(most, PIECE)
+        pipe = self._lend_pipe() if splice else None
+        return self._receive(most) if pipe is None else self._splice(pipe, most)
+
+    def _lend_pipe(self) -> Pipe | None:
+        if self._can_splice:
+            with suppress(OSError):  # there are too many open files: without one it works, too
+                return pipes.lend()
+        return None
+
+    def _splice(self, pipe: Pipe, most: int) -> Bulk | None:
+        try:
+            return Piped(pipe, pipe.fill(self._descriptor, most))
+        except BlockingIOError:
+            pipes.give_back(pipe)
+            return None
+        except OSError as error:
+            pipe.close()
+            if error.errno not in CAN_NOT_SPLICE:
+                raise
+            self._can_splice = False
+            return self._receive(most)
+
+    def _receive(self, most: int) -> Bulk | None:
+        buffer = buffers.lend()
+        try:
+            count = self._receive_into(buffer[:most])
+        except BaseException:
+            buffers.give_back(buffer)
+            raise
+        if count is None:
+            buffers.give_back(buffer)
+            return None
+        return Lent(buffer, count)
+
+    def close(self) -> None:
+        """Leave the socket as the server knows it."""
+        with suppress(OSError):
+            self._set_enough(1)
+        self._let_go()
+
+    def _set_enough(self, count: int) -> None:
+        if count != self._enough:
+            with suppress(OSError):  # it is only better with it
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._enough = count
+
+    def _receive_into(self, buffer: memoryview) -> int | None:
+        if self._encrypted:
+            return self._decrypt_into(buffer)
+        with suppress(BlockingIOError):
+            return os.readv(self._descriptor, [buffer])
+        return None
+
+    def _decrypt_into(self, buffer: memoryview) -> int | None:
+        """One record has 16 KiB at most: gather what is there."""
+        timeout = self._socket.gettimeout()
+        self._socket.settimeout(0)
+        count = 0
+        try:
+            while count < len(buffer):
+                more = self._socket.recv_into(buffer[count:])
+                count += more
+                if not more:
+                    return count
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            return count or None
+        finally:
+            self._socket.settimeout(timeout)
+        return count
+
+
+#: Sleeps until a socket can be read, for so many seconds at most, and says whether it can.
+_Readiness: TypeAlias = Callable[[float], bool]
+
+
+def _readiness(descriptor: int) -> tuple[_Readiness, Callable[[], None]]:
+    """The way to wait for a descriptor, and what to do when that is over."""
+    if offload.under_gevent():
+        return _readiness_under_gevent(descriptor)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return lambda seconds: bool(poll.poll(seconds * 1000)), lambda: None
+
+
+def _readiness_under_gevent(descriptor: int) -> tuple[_Readiness, Callable[[], None]]:
+    from gevent import get_hub
+    from gevent.socket import wait
+
+    watcher = get_hub().loop.io(descriptor, 1)
+
+    def is_readable(seconds: float) -> bool:
+        if seconds > 0:
+            with suppress(TimeoutError):
+                wait(watcher, seconds)
+                return True
+            return False
+        return True  # the socket does not block: it will say so itself
+
+    return is_readable, watcher.close
+
+
+def stop_reading(descriptor: int) -> None:
+    """Make a read that waits on this socket, in whichever thread, come back with an end of file.
+
+    On a duplicate of the descriptor: shutting an ``SSLSocket`` itself would take its encryption off.
+    """
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RD)
