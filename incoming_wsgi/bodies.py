@@ -138,8 +138,6 @@ class SocketBody(RequestBody):
         began = time.monotonic()
         has_come = self._inlet.wait(self._left, min(_LONGEST_WAIT, self._patience))
         self._waited += time.monotonic() - began
-        if self._ended:
-            return NOTHING
         return self._take(splice) if has_come else None
 
     def _take(self, splice: bool) -> Bulk | None:

@@ -39,7 +39,7 @@ class Inlet:
     def wait(self, wanted: int, seconds: float) -> bool:
         """Sleep until ``wanted`` bytes are here, or as many as are worth waking up for, or the end, or so long.
 
-        :returns: whether there is anything to take.
+        :returns: whether to look for some; where none are there, :meth:`take` says so.
         """
         if self._encrypted:
             pending: int = self._socket.pending()  # type: ignore[attr-defined]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 from websocket import WebSocketBadStatusException
 
+from tests.bad_inputs.wire import Connection
 from tests.support.chunk_client import ChunkClient
 from tests.support.processes import GUNICORN, OTHERS, AppServer
 from tests.support.waiting import eventually
@@ -19,6 +22,15 @@ from .conftest import Connect, StartServer, assert_arrived_once, data_of, sha256
 #: Servers that give a socket away, and have somebody left to serve the others then.
 WITH_WEBSOCKET = {"gevent", "gevent-preload", "gthread", "geventwebsocket", "gevent-pywsgi", "pywsgi", "werkzeug"}
 
+#: Servers that close a connection after each request.
+ONE_REQUEST_EACH = {"sync", "one-sync", "werkzeug"}
+
+#: How bodies come. A release of a server that moves its furniture is found here, before it makes uploads slow.
+PATHS = dict.fromkeys((*GUNICORN, "pywsgi", "werkzeug"), "splice") | {
+    "waitress": "wsgi.input",
+    "cheroot": "wsgi.input",
+}
+
 DATA = data_of(20_000_003)
 
 
@@ -26,9 +38,11 @@ DATA = data_of(20_000_003)
 def test_every_server(
     kind: str, start_server: StartServer, connect: Connect, chunk_client: Callable[..., ChunkClient]
 ) -> None:
-    server = start_server(kind)
+    server = start_server(kind, LEVEL="DEBUG")
     _passes_through(server)
     _takes_chunks(server, chunk_client)
+    _takes_them_by_the_fastest_way(server)
+    _keeps_the_connection_in_order(server)
     _takes_chunks_out_of_order_and_twice(server, chunk_client)
     _takes_a_small_file_in_one_request(server, chunk_client)
     _hands_over_to_a_path(server, chunk_client)
@@ -49,6 +63,26 @@ def _takes_chunks(server: AppServer, chunk_client: Callable[..., ChunkClient]) -
     status = chunk_client(server.url, ticket, DATA).upload()
     assert status["phase"] == "finished"
     assert_arrived_once(server, ticket, sha256(DATA))
+
+
+def _takes_them_by_the_fastest_way(server: AppServer) -> None:
+    assert set(re.findall("bytes by (.+)", server.log())) == {PATHS[server.kind]}
+
+
+def _keeps_the_connection_in_order(server: AppServer) -> None:
+    """A client that sends the next request before it has read the answer to a chunk."""
+    ticket = server.ticket()
+    client = ChunkClient(server.url, ticket, b"12345")
+    with client.http:
+        client.open()
+    after = f"GET {urlsplit(client.resource).path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with Connection(server.port) as connection:
+        connection.send(client.head(0, 5) + b"12345" + after.encode())
+        answers = connection.everything()
+    assert answers.startswith(b"HTTP/1.1 200")
+    assert b'"received": 5' in answers
+    if server.kind not in ONE_REQUEST_EACH:
+        assert answers.count(b"HTTP/1.1 200") == 2
 
 
 def _takes_chunks_out_of_order_and_twice(server: AppServer, chunk_client: Callable[..., ChunkClient]) -> None:

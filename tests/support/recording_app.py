@@ -17,6 +17,8 @@ from bottle import Bottle, request, response
 from incoming_wsgi import FinishedUpload, Incoming, Upload
 
 logging.basicConfig(level=logging.INFO)
+logging.getLogger("incoming_wsgi").setLevel(os.environ.get("LEVEL", "INFO"))
+logging.getLogger("incoming_wsgi.websocket").setLevel("INFO")
 
 RECORD = Path(os.environ["RECORD"])
 (RECORD / "files").mkdir(parents=True, exist_ok=True)
