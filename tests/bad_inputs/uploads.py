@@ -59,6 +59,12 @@ class Upload:
         """State and bytes are what they were."""
         assert self._facts() == self.before
 
+    def accept_growth(self) -> None:
+        """More may have arrived meanwhile; nothing may be lost."""
+        now = self._facts()
+        assert now["received"] >= self.before["received"]
+        self.before = now
+
     def complete(self) -> None:
         """Send what is missing, and see the app get the file, once and unspoilt."""
         self.client.send(self.client.open())
