@@ -83,7 +83,7 @@ class FinishedUpload:
     :ivar filename: the browser's name for the file, made safe to use as a file name.
     :ivar filename_from_browser: the same as it came: data from a stranger, never a path.
     :ivar length: bytes.
-    :ivar sha256: of the file, in hexadecimal.
+    :ivar sha256: of the file, in hexadecimal; empty where digests are switched off.
     :ivar event_id: the same in every attempt to hand this file over.
     :ivar attempt: 1 for the first.
     :ivar metadata: what came with the ticket, and from clients that send some.

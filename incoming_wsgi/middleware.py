@@ -312,7 +312,8 @@ def make_receiver(settings: Settings, apps: Iterable[App]) -> Receiver:
     """The engine for these apps; not started."""
     registry = from_url(registry_of(settings))
     by_name = {app.name: app for app in apps}
-    return Receiver(registry, by_name, patience_of(settings), fsync=settings.durability == "fsync")
+    fsync, digest = settings.durability == "fsync", settings.digest
+    return Receiver(registry, by_name, patience_of(settings), fsync=fsync, digest=digest)
 
 
 def storage_of(settings: Settings, folder: str = "") -> FileStorage:

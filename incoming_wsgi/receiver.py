@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from . import offload
 from .bulk import bulk_of
-from .digests import Digests
+from .digests import Digests, NoDigests
 from .errors import (
     AlreadyComplete,
     BadRequest,
@@ -93,14 +93,23 @@ class Patience:
 class Receiver:
     """:param apps: the apps that this process serves, by name.
     :param fsync: whether a byte is acknowledged only when a power cut can't take it any more.
+    :param digest: whether the SHA-256 of each file is computed.
     """
 
-    def __init__(self, registry: Registry, apps: Mapping[str, App], patience: Patience, *, fsync: bool = False) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        apps: Mapping[str, App],
+        patience: Patience,
+        *,
+        fsync: bool = False,
+        digest: bool = True,
+    ) -> None:
         self.registry = registry
         self._fsync = fsync
         self._apps = apps
         self._patience = patience
-        self._digests = Digests(self.read, registry.keep_digest, registry.digest)
+        self._digests = Digests(self.read, registry.keep_digest, registry.digest) if digest else NoDigests()
         handlers = {name: app.handlers for name, app in apps.items()}
         self._outbox = Outbox(registry, handlers, self._notice, self._answered)
         self._watermarks = Watermarks(self._sync_arrived)
@@ -454,7 +463,7 @@ class Receiver:
         if not upload.length and storage.locate(upload) is None:
             storage.create(upload)  # who opened it may have died before; without a byte, nothing can be lost
         storage.sync(upload)
-        upload = self._move(upload, State.COMPLETING, sha256=digest, synced=upload.extents)
+        upload = self._move(upload, State.COMPLETING, sha256=digest or upload.sha256, synced=upload.extents)
         self.registry.sync()
         location = storage.complete(upload)
         after = upload.to(State.HANDING_OVER, holder="", location=location, active_at=self.registry.now())
@@ -492,7 +501,7 @@ class Receiver:
 
     def _refuse_other_bytes(self, upload: Upload, digest: str) -> None:
         """:raises Damaged: the bytes were others when they were hashed before; a disk has lied, say, at a power cut."""
-        if upload.sha256 not in ("", digest):
+        if upload.sha256 and digest and upload.sha256 != digest:
             raise Damaged("What is stored is not what arrived: its SHA-256 has changed.")
 
     def _notice(self, delivery: Delivery) -> Notice | None:

@@ -35,6 +35,9 @@ class Settings:
     free_space_floor: int = 256 * 2**20
     """The part of the disk that uploads leave free. Below it they wait for space; nothing that has arrived is lost."""
 
+    digest: bool = True
+    """Whether the SHA-256 of each file is computed, beside its arrival; the app is told it."""
+
     name: str = "app"
     """Whose uploads these are. Apps that share a registry have different names."""
 
@@ -60,7 +63,7 @@ class Settings:
     websocket: bool = True
     """Whether WebSockets are offered, for front ends of Incoming!! 0.1 and where HTTP fails."""
 
-    chunk_size: int = 8 * 2**20
+    chunk_size: int = 64 * 2**20
     """The longest chunk that is taken over HTTP. A proxy that takes less is found out by our library."""
 
     websocket_chunk_size: int = 2**20

@@ -19,7 +19,7 @@ from . import offload
 from .bulk import CAN_NOT_SPLICE, PIECE, Bulk, Lent, Pipe, Piped, buffers, pipes
 
 #: Bytes that are worth waking up for; the kernel makes the receive buffer twice as large.
-_MUCH = 256 * 1024
+_MUCH = 512 * 1024
 
 #: Whether this system and this Python have splice(2).
 _HAS_SPLICE = hasattr(os, "splice")

@@ -123,6 +123,7 @@ class Engine:
         max_length: int = 2**40,
         handler: Handler | None = None,
         fsync: bool = False,
+        digest: bool = True,
         boot_id: str = "",
     ) -> None:
         self.folder = folder
@@ -130,7 +131,8 @@ class Engine:
         self.storage = FileStorage(folder)
         self.registry = SQLiteRegistry(folder / "registry.sqlite3", boot_id)
         app = App("app", self.storage, {"callable": handler or self.app}, max_length)
-        self.receiver = Receiver(self.registry, {"app": app}, Patience(idle=idle, wait=wait), fsync=fsync)
+        patience = Patience(idle=idle, wait=wait)
+        self.receiver = Receiver(self.registry, {"app": app}, patience, fsync=fsync, digest=digest)
 
     def start(self) -> None:
         """Deliver from now on."""

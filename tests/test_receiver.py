@@ -905,6 +905,30 @@ def test_damaged_bytes_are_kept_and_never_handed_over(engine: Engine) -> None:
         engine.open(ticket, len(DATA))
 
 
+def test_without_digests(engine: Engine, tmp_path: Path) -> None:
+    """What another process knew of the bytes stays; and a file that is too short is noticed all the same."""
+    whole = {}
+    for ticket in (engine.ticket(), engine.ticket()):
+        with engine.open(ticket, len(DATA)) as session:
+            session.write(0, DATA)
+            whole[ticket] = session.sync()
+    good, short = whole
+    known = engine.registry.save(whole[good], whole[good].to(State.COMPLETING, sha256="hashed before"))
+    os.truncate(engine.arriving(short), 60_000)
+    plain = Engine(tmp_path, digest=False)
+    plain.start()
+    unhashed = plain.ticket()
+    plain.send(unhashed, DATA)
+    plain.receiver.complete(known)
+    plain.receiver.complete(whole[short])
+    assert plain.until(unhashed, State.FINISHED).sha256 == ""
+    plain.receiver.sweep()
+    assert plain.until(good, State.FINISHED).sha256 == "hashed before"
+    assert "60000 are stored" in plain.until(short, State.DAMAGED).reason
+    assert plain.arriving(short).stat().st_size == 60_000
+    plain.close()
+
+
 def test_a_lane_that_comes_as_the_last_byte_does_finds_no_damage(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ WRITTEN = {
     "registry": ("sqlite:///x", "sqlite:///x"),
     "durability": ("fsync", "fsync"),
     "free_space_floor": ("2G", 2**31),
+    "digest": ("no", False),
     "name": ("photos", "photos"),
     "prefix": ("/up/load", "/up/load"),
     "public_url": ("https://x.example", "https://x.example"),
