@@ -53,10 +53,10 @@ class FileStorage(Storage):
         self._floor = Floor(self._folder, floor)
 
     def create(self, upload: Upload) -> None:
-        path = self._arriving / _name(upload)
+        path = _place(self._arriving, upload)
         expected = upload.length or 0 if upload.max_length is not None else 0
         try:
-            if not path.exists():
+            if not _exists(path):
                 self._floor.refuse_below(expected)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode)
         except FileExistsError:
@@ -68,14 +68,14 @@ class FileStorage(Storage):
             offload.run(reserve, descriptor, expected)
         except OSError as error:
             with _translating():
-                path.unlink()
+                os.unlink(path)
             raise _translated(error) from error
         finally:
             os.close(descriptor)
 
     def open(self, upload: Upload) -> Writer:
         with _translating():
-            descriptor = os.open(self._arriving / _name(upload), os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(_place(self._arriving, upload), os.O_RDWR | os.O_CLOEXEC)
             try:
                 size, stored = os.fstat(descriptor).st_size, upload.extents.end
                 if size < stored:
@@ -88,9 +88,9 @@ class FileStorage(Storage):
     def read(self, upload: Upload) -> BinaryIO:
         with _translating():
             try:
-                return open(self._arriving / _name(upload), "rb", buffering=0)
+                return open(_place(self._arriving, upload), "rb", buffering=0)
             except FileNotFoundError:
-                return open(self._complete / _name(upload), "rb", buffering=0)
+                return open(_place(self._complete, upload), "rb", buffering=0)
 
     def sync(self, upload: Upload) -> None:
         offload.run(self._sync, upload)
@@ -98,7 +98,7 @@ class FileStorage(Storage):
     def _sync(self, upload: Upload) -> None:
         try:
             with _translating():
-                descriptor = os.open(self._arriving / _name(upload), os.O_RDWR | os.O_CLOEXEC)
+                descriptor = os.open(_place(self._arriving, upload), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             if self.locate(upload) is None:
                 raise
@@ -111,27 +111,27 @@ class FileStorage(Storage):
             os.close(descriptor)
 
     def complete(self, upload: Upload) -> str:
-        source, target = self._arriving / _name(upload), self._complete / _name(upload)
+        source, target = _place(self._arriving, upload), _place(self._complete, upload)
         try:
             with _translating():
-                if not target.exists():
+                if not _exists(target):
                     offload.run(_trim, source, upload.length)
                     os.rename(source, target)
                 for folder in (self._arriving, self._complete):
                     offload.run(sync_folder, folder)
         except FileNotFoundError as error:
             raise Damaged("The stored bytes of this upload are gone.") from error
-        return str(target)
+        return target
 
     def locate(self, upload: Upload) -> str | None:
-        path = self._complete / _name(upload)
+        path = _place(self._complete, upload)
         with _translating():
-            return str(path) if path.exists() else None
+            return path if _exists(path) else None
 
     def remove(self, upload: Upload) -> None:
         for folder in (self._arriving, self._complete):
             with suppress(FileNotFoundError), _translating():
-                (folder / _name(upload)).unlink()
+                os.unlink(_place(folder, upload))
 
     def arriving_since(self, age: float) -> Iterator[str]:
         with os.scandir(self._arriving) as entries:
@@ -203,17 +203,26 @@ class FileWriter(Writer):
             self._descriptor = -1
 
 
-def _name(upload: Upload) -> str:
-    """The file's name: only what has the form of a ticket ever becomes part of a path.
+def _place(folder: Path, upload: Upload) -> str:
+    """The path of an upload's file: only what has the form of a ticket ever becomes part of one.
 
     :raises ValueError: for anything else.
     """
     if not is_ticket(upload.id):
         raise ValueError("not the id of an upload")
-    return upload.id
+    return f"{folder}/{upload.id}"
 
 
-def _trim(path: Path, length: int | None) -> None:
+def _exists(path: str) -> bool:
+    """``os.path.exists`` would take any trouble for a no."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _trim(path: str, length: int | None) -> None:
     """Cut off what was written beyond the length and never acknowledged, and give reserved room back.
 
     :raises Damaged: the file is too short.
