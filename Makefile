@@ -2,6 +2,7 @@
 # make test      everything that must hold: linters, types, the browser library, all tests
 # make torture   the long campaigns of the fault laboratory (MINUTES=30, SEED=1, CAMPAIGN=name)
 # make mutants   can each of these campaigns fail? By deliberate faults
+# make bench     how fast are we, beside other servers? Writes docs/performance.rst (half an hour)
 # make lint      only the linters and the types
 # make clean     removes what these commands made, but for what you uploaded into the examples
 #
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SAY := @printf '\n==> %s\n'
 
-.PHONY: help demo test torture mutants lint types packages javascript clean
+.PHONY: help demo test torture mutants bench lint types packages javascript clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -41,6 +42,12 @@ torture: packages $(VENV)/.test-installed
 mutants: packages $(VENV)/.test-installed
 	$(SAY) "Fault laboratory: does each campaign notice a deliberate fault?"
 	@$(BIN)/python -m tests.faults.mutate
+
+bench: packages $(VENV)/.test-installed
+	$(SAY) "Servers to compare with, into .bench"
+	@bash bench/install.sh
+	$(SAY) "All scenarios"
+	@$(BIN)/python -m bench --write
 
 lint: $(VENV)/.test-installed
 	$(SAY) "ruff: style and likely mistakes"
@@ -74,5 +81,5 @@ $(VENV)/.test-installed: setup.py pyproject.toml | $(VENV)/bin/python
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info incoming_wsgi/static .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -rf assets/node_modules
+	rm -rf assets/node_modules .bench
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,85 @@
+"""``python -m bench [A B …] [--rounds 5] [--size 1G] [--folder DIR] [--disk DIR] [--write]``
+
+Runs scenarios, all without letters, prints what they found, and with ``--write`` makes the page of the documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from incoming_wsgi.settings import size
+
+from . import machine, page
+from .report import Report, as_text
+from .scenarios import (
+    cuts,
+    disk,
+    in_browser,
+    last_byte,
+    long_link,
+    slow_uploads,
+    small_files,
+    streams,
+    websocket,
+)
+from .setting import Setting
+
+SCENARIOS: Mapping[str, Callable[[Setting], Report]] = {
+    "A": streams.one_stream,
+    "B": streams.eight_streams,
+    "W": websocket.websocket,
+    "C": small_files.small_files,
+    "D": slow_uploads.slow_uploads,
+    "L": long_link.long_link,
+    "R": cuts.cuts,
+    "H": last_byte.last_byte,
+    "J": in_browser.in_browser,
+    "F": disk.disk,
+}
+
+
+def main() -> None:
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # servers are ended on the way out
+    about = machine.description() if options.write else {}
+    reports = [_run(letter, options) for letter in options.scenarios or SCENARIOS]
+    if options.write:
+        page.write(about, reports)
+
+
+def _run(letter: str, options: argparse.Namespace) -> Report:
+    began = time.monotonic()
+    with _room(options.folder) as folder, _room(options.disk) as disk_folder:
+        report = SCENARIOS[letter](Setting(options.rounds, options.size, Path(folder), Path(disk_folder)))
+    report.seconds = time.monotonic() - began
+    print(as_text(report) + "\n", flush=True)
+    return report
+
+
+def _room(folder: str) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="incoming-bench-", dir=folder)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenarios", nargs="*", type=str.upper, metavar="LETTER")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=size, default="1G", help="of a large file")
+    parser.add_argument("--folder", default="/dev/shm", help="in memory")
+    parser.add_argument("--disk", default="/var/tmp", help="on a disk")
+    parser.add_argument("--write", action="store_true", help="write the page of the documentation")
+    options = parser.parse_args()
+    if unknown := set(options.scenarios) - set(SCENARIOS):
+        parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    if options.write and options.scenarios:
+        parser.error("the page is written with all scenarios, or not at all")
+    return options
+
+
+main()

@@ -1,0 +1,87 @@
+"""F: what durability costs on a disk, beside a loop that only writes and syncs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from incoming_wsgi.settings import Settings
+
+from ..load import Lane, request, send
+from ..measure import ratios
+from ..peers.bare import Bare
+from ..peers.ours import Ours
+from ..peers.server import Sample, Server, measured, transfer
+from ..report import Goal, Report, Table
+from ..rounds import in_turn, running
+from ..setting import Setting, digests_can_be_off
+from .streams import CPU, RATE
+
+_FSYNC, _PROCESS, _BARE = "Incoming!!, fsync", "Incoming!!, process", "bare write and fdatasync"
+_FSYNC_PLAIN = "Incoming!!, fsync, digests off"
+_AT_LEAST = 0.8
+_MIB = 2**20
+_SMALL, _SMALL_FILES, _LANES = 64 * 1024, 200, 8
+
+Load = Callable[[Server], Sample]
+
+
+def disk(setting: Setting) -> Report:
+    large = setting.size // 4
+    loads: dict[str, Load] = {
+        f"A file of {large // _MIB} MiB": lambda server: transfer(server, [large]),
+        f"Eight files of {large // 8 // _MIB} MiB at once": lambda server: transfer(server, [large // 8] * 8),
+        f"{_SMALL_FILES} files of 64 KiB, {_LANES} at a time": _small_files,
+    }
+    tables = [Table(title, [RATE, CPU], plotted=RATE) for title in loads]
+    with running(_contenders(setting)) as servers:
+        for table, load in zip(tables, loads.values(), strict=True):
+            _fill(table, load, servers, setting.rounds)
+    return Report(
+        letter="F",
+        title="Synced to the disk",
+        about="Both modes of durability on a disk, beside a loop that takes the same requests, writes each and "
+        "calls fdatasync before it answers.",
+        tables=tables,
+        goals=[_goal(table) for table in tables[:2]],
+        remarks=[
+            "Small files are for comparing the modes: the bare loop makes neither ticket nor record, and calls nobody.",
+        ],
+    )
+
+
+def _contenders(setting: Setting) -> list[Server]:
+    room = setting.room_on_disk("disk")
+    servers: list[Server] = [
+        Ours(_FSYNC, room / "fsync", durability="fsync"),
+        Ours(_PROCESS, room / "process"),
+        Bare(_BARE, room / "bare", "write-and-sync", piece=Settings.chunk_size),
+    ]
+    if digests_can_be_off():
+        servers.insert(1, Ours(_FSYNC_PLAIN, room / "fsync-plain", durability="fsync", digest="false"))
+    return servers
+
+
+def _fill(table: Table, load: Load, servers: Sequence[Server], rounds: int) -> None:
+    def measure(server: Server, counts: bool) -> None:
+        sample = load(server)
+        if counts:
+            table.add(server.name, sample.rate, sample.cpu)
+
+    in_turn(servers, rounds, measure)
+
+
+def _goal(table: Table) -> Goal:
+    mine = _FSYNC_PLAIN if _FSYNC_PLAIN in table.rows else _FSYNC
+    values = ratios(table.values(mine, RATE), table.values(_BARE, RATE))
+    return Goal(f"{table.title}: rate beside the bare loop, at least {_AT_LEAST} times", values, _AT_LEAST)
+
+
+def _small_files(server: Server) -> Sample:
+    count = _SMALL_FILES // _LANES
+    lanes: list[Lane] = [
+        server.lives(count, _SMALL)
+        if isinstance(server, Ours)
+        else [request("PUT", f"/{lane}-{number}", _SMALL) for number in range(count)]
+        for lane in range(_LANES)
+    ]
+    return measured(server, lambda: send(server.port, lanes))

@@ -1,0 +1,121 @@
+"""A and B: large files over HTTP, one at a time and eight at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..measure import ratios
+from ..peers.bare import Bare
+from ..peers.nginx import Nginx
+from ..peers.ours import Ours
+from ..peers.server import Server, transfer
+from ..peers.tus import TusNode, TusPyServer, TusWsgi
+from ..report import Goal, Report, Table
+from ..rounds import in_turn, running
+from ..setting import Setting, digests_can_be_off
+
+RATE, CPU, MEMORY = "MB/s", "CPU, s per GiB", "memory at the peak, MiB"
+
+OURS, OURS_PLAIN = "Incoming!!", "Incoming!!, digests off"
+NGINX, NGINX_1M = "nginx, default buffer", "nginx, buffer of 1 MiB"
+SINK, SPLICE = "discarding sink", "bare splice loop"
+SPLICE_HASH, SPLICE_THEN_HASH = "bare splice, SHA-256 beside it", "bare splice, SHA-256 in turn"
+
+
+def one_stream(setting: Setting) -> Report:
+    table = _table("One stream", setting, [setting.size], workers=1)
+    return Report(
+        letter="A",
+        title="One stream",
+        about=f"A file of {_size(setting.size)} over one connection, HTTP chunks as long as our server allows, "
+        "gunicorn with one gevent worker. The others get the file as they take it: nginx as one PUT, tus "
+        "servers as one PATCH.",
+        tables=[table],
+        goals=_goals_of_one(table),
+        remarks=["The bare loops are threads in Python: socket, os.splice through a pipe of 1 MiB, file."],
+    )
+
+
+def eight_streams(setting: Setting) -> Report:
+    table = _table("Eight streams", setting, [setting.size // 4] * 8, workers=2)
+    return Report(
+        letter="B",
+        title="Eight streams",
+        about=f"Eight files of {_size(setting.size // 4)} at once, a connection each; two worker processes where "
+        "a server has workers.",
+        tables=[table],
+        goals=_goals_of_eight(table),
+    )
+
+
+def ours(room: Path, workers: int = 1) -> list[Ours]:
+    """With digests, and without where that can be had."""
+    servers = [Ours(OURS, room / "ours", workers)]
+    if digests_can_be_off():
+        servers.append(Ours(OURS_PLAIN, room / "ours-plain", workers, digest="false"))
+    return servers
+
+
+def plain(table: Table) -> str:
+    """Our row to compare with servers that compute no digest."""
+    return OURS_PLAIN if OURS_PLAIN in table.rows else OURS
+
+
+def _contenders(room: Path, workers: int) -> Sequence[Server]:
+    return [
+        *ours(room, workers),
+        Nginx(NGINX, room / "nginx", workers),
+        Nginx(NGINX_1M, room / "nginx-1m", workers, buffer="1m"),
+        TusPyServer("tuspyserver", room / "tuspyserver", workers),
+        TusNode("@tus/server", room / "tus-node", workers),
+        TusWsgi("tuswsgi", room / "tuswsgi", workers),
+        Bare(SPLICE, room / "splice", "splice"),
+        Bare(SPLICE_HASH, room / "splice-hash", "splice-and-hash"),
+        Bare(SPLICE_THEN_HASH, room / "splice-then-hash", "splice-then-hash"),
+        Bare(SINK, room / "sink", "discard"),
+    ]
+
+
+def _table(title: str, setting: Setting, lengths: Sequence[int], workers: int) -> Table:
+    table = Table(title, [RATE, CPU, MEMORY], plotted=RATE, sink=SINK)
+
+    def measure(server: Server, counts: bool) -> None:
+        sample = transfer(server, lengths)
+        if counts:
+            table.add(server.name, sample.rate, sample.cpu, sample.mebibytes)
+
+    with running(_contenders(setting.room(title.lower().replace(" ", "-")), workers)) as servers:
+        in_turn(servers, setting.rounds, measure)
+    return table
+
+
+def _goals_of_one(table: Table) -> list[Goal]:
+    return [
+        at_least(table, "rate beside nginx with 1 MiB", (plain(table), NGINX_1M), RATE, 1.15),
+        at_least(table, "rate beside nginx as it comes", (plain(table), NGINX), RATE, 2.5),
+        at_most(table, "CPU beside the bare splice loop", (plain(table), SPLICE), CPU, 1.2),
+        at_least(table, "rate with digests, beside the bare splice loop with a hash", (OURS, SPLICE_HASH), RATE, 0.9),
+    ]
+
+
+def _goals_of_eight(table: Table) -> list[Goal]:
+    return [
+        at_least(table, "rate beside nginx with 1 MiB", (plain(table), NGINX_1M), RATE, 1.1),
+        at_most(table, "CPU beside nginx with 1 MiB", (plain(table), NGINX_1M), CPU, 1.0),
+    ]
+
+
+def at_least(table: Table, text: str, pair: tuple[str, str], column: str, bound: float) -> Goal:
+    """How many times the other's figure ours is to be, at least."""
+    values = ratios(*(table.values(row, column) for row in pair))
+    return Goal(f"{text}, at least {bound:g} times", values, bound)
+
+
+def at_most(table: Table, text: str, pair: tuple[str, str], column: str, bound: float) -> Goal:
+    values = ratios(*(table.values(row, column) for row in pair))
+    return Goal(f"{text}, at most {bound:g} times", values, bound, at_least=False)
+
+
+def _size(length: int) -> str:
+    return f"{length / 2**30:g} GiB" if length >= 2**30 else f"{length / 2**20:g} MiB"
