@@ -24,7 +24,7 @@ def description() -> dict[str, str]:
         "Processor": f"{_processor()}, {os.cpu_count()} cores, shared by servers and load generator",
         "Memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "Kernel": f"{platform.system()} {platform.release()}",
-        "Load before": f"{os.getloadavg()[0]:.1f}",
+        "Load average before": f"{os.getloadavg()[0]:.1f}",
         "Ours": f"Python {platform.python_version()}, " + _listed({name: version(name) for name in _OURS}),
         "nginx": _output(NGINX, "-v").rpartition("/")[2],
         "Theirs, Python": _listed(_python_versions()),

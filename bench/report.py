@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .measure import middle
+from .measure import middle, ratios
 
 #: How near to the discarding sink a result may come before the load generator is suspected, as a part of its rate.
 NEAR_THE_SINK = 0.9
@@ -20,6 +20,7 @@ class Table:
     :ivar rows: name of a server, and its values for each column.
     :ivar plotted: the column that becomes a plot; empty for none.
     :ivar sink: the row that tells what the load generator can do; empty where that is no question.
+    :ivar reference: the row that the others are compared with, by the first column; empty for none.
     """
 
     title: str
@@ -27,6 +28,7 @@ class Table:
     rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     plotted: str = ""
     sink: str = ""
+    reference: str = ""
 
     def add(self, row: str, *values: float) -> None:
         """One round's values, in the order of the columns."""
@@ -47,16 +49,22 @@ class Table:
 
 @dataclass
 class Goal:
-    """What was wanted: the median of ``values`` at least, or at most, the ``bound``."""
+    """What was wanted: the median of ``values`` at least, or at most, the ``bound``.
+
+    :ivar always: the worst one decides, not the median.
+    """
 
     text: str
     values: list[float]
     bound: float
     unit: str = ""
     at_least: bool = True
+    always: bool = False
 
     @property
     def figure(self) -> float:
+        if self.always:
+            return min(self.values) if self.at_least else max(self.values)
         return middle(self.values)
 
     @property
@@ -91,12 +99,12 @@ def report_from_json(data: dict[str, Any]) -> Report:
 
 
 def number(value: float) -> str:
-    """Three digits that count, or all of a whole number."""
+    """Two or three digits that count, or all of a whole number."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     if abs(value) >= 10:
         return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -116,11 +124,23 @@ def as_text(report: Report) -> str:
 
 def cells(table: Table) -> list[list[str]]:
     """Headings and rows, as text; rows near the sink are marked."""
-    rows = [["", *table.columns]]
+    rows = [["", *table.columns, *_reference(table)]]
     for name, values in table.rows.items():
         mark = " †" if table.is_near_sink(name) else ""
-        rows.append([name + mark, *(spread(values[column]) for column in table.columns)])
+        rows.append([name + mark, *(spread(values[column]) for column in table.columns), *_compared(table, name)])
     return rows
+
+
+def _reference(table: Table) -> list[str]:
+    return [f"{table.reference}: times as fast"] if table.reference else []
+
+
+def _compared(table: Table, row: str) -> list[str]:
+    """How many times as fast the reference is as this row."""
+    if not table.reference:
+        return []
+    column = table.columns[0]
+    return [spread(ratios(table.values(table.reference, column), table.values(row, column)))]
 
 
 def _text_table(table: Table) -> list[str]:

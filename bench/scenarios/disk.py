@@ -32,7 +32,7 @@ def disk(setting: Setting) -> Report:
         f"Eight files of {large // 8 // _MIB} MiB at once": lambda server: transfer(server, [large // 8] * 8),
         f"{_SMALL_FILES} files of 64 KiB, {_LANES} at a time": _small_files,
     }
-    tables = [Table(title, [RATE, CPU], plotted=RATE) for title in loads]
+    tables = [Table(title, [RATE, CPU], plotted=RATE, reference=_FSYNC) for title in loads]
     with running(_contenders(setting)) as servers:
         for table, load in zip(tables, loads.values(), strict=True):
             _fill(table, load, servers, setting.rounds)

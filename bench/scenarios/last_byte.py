@@ -14,7 +14,7 @@ from ..report import Goal, Report, Table
 from ..setting import Setting
 from .streams import OURS
 
-_MEMORY, _DISK = "in memory", "on disk"
+_MEMORY, _DISK = "In memory", "On disk"
 _DELAY, _DIRTY, _BARE = "last byte to on_finish, ms", "still dirty, MiB", "bare fdatasync of as much, ms"
 _MOST_IN_MEMORY, _MOST_ON_DISK = 200, 100  # ms
 _LOOK = 0.02  # seconds
@@ -22,29 +22,29 @@ _MIB = 2**20
 
 
 def last_byte(setting: Setting) -> Report:
-    table = Table("Last byte to on_finish", [_DELAY, _DIRTY, _BARE])
+    memory, disk = Table(_MEMORY, [_DELAY]), Table(_DISK, [_DELAY, _DIRTY, _BARE])
     with Ours(OURS, setting.room("last-byte")) as server:
         for number in range(setting.rounds + 1):
             delay, _ = _deliver(server, setting.size)
             if number:
-                table.add(_MEMORY, delay, 0, 0)
+                memory.add(OURS, delay)
     folder = setting.room_on_disk("last-byte")
     with Ours(OURS, folder / "server") as server:
         for _ in range(setting.rounds):
             delay, dirty = _deliver(server, setting.size)
-            table.add(_DISK, delay, dirty / _MIB, _bare_sync(folder / "bare", dirty))
-    delays, bare = table.values(_DISK, _DELAY), table.values(_DISK, _BARE)
+            disk.add(OURS, delay, dirty / _MIB, _bare_sync(folder / "bare", dirty))
+    delays, bare = disk.values(OURS, _DELAY), disk.values(OURS, _BARE)
     return Report(
         letter="H",
         title="From the last byte to the app",
         about="A file as in A, with SHA-256: the time from the moment at which its last byte was sent until "
         "on_finish is called. On disk beside an fdatasync, right after, of a file with as many bytes as "
         "were dirty at that moment.",
-        tables=[table],
+        tables=[memory, disk],
         goals=[
             Goal(
                 f"in memory, at most {_MOST_IN_MEMORY} ms",
-                table.values(_MEMORY, _DELAY),
+                memory.values(OURS, _DELAY),
                 _MOST_IN_MEMORY,
                 "ms",
                 at_least=False,

@@ -6,6 +6,7 @@ from ..load import Request, send
 from ..peers.ours import Ours
 from ..peers.server import Sample, measured
 from ..peers.tus import Tus, TusNode, TusPyServer, TusWsgi
+from ..profile import profiles
 from ..report import Report, Table
 from ..rounds import in_turn, running
 from ..setting import Setting
@@ -20,7 +21,7 @@ _TUSPYSERVER, _TUS_NODE = "tuspyserver", "@tus/server"
 
 def small_files(setting: Setting) -> Report:
     room = setting.room("small-files")
-    table = Table("Small files", [_RATE, _CPU, _FIRST, _SECOND, _MEMORY], plotted=_RATE)
+    table = Table("Small files", [_RATE, _CPU, _FIRST, _SECOND, _MEMORY], plotted=_RATE, reference=OURS)
     contenders: list[Ours | Tus] = [
         *ours(room, workers=2),
         TusPyServer(_TUSPYSERVER, room / "tuspyserver", workers=2),
@@ -38,6 +39,7 @@ def small_files(setting: Setting) -> Report:
 
     with running(contenders) as servers:
         in_turn(servers, setting.rounds, measure)
+        where = profiles(servers, lambda server: _sample(server, _FILES))
     return Report(
         letter="C",
         title="Small files",
@@ -45,7 +47,7 @@ def small_files(setting: Setting) -> Report:
         "a time; two worker processes. Ours: a request for the ticket; a second one opens, sends, hands "
         "over and is answered when the app is done. The tus servers: one creates the upload, the second "
         "sends it, and a hook moves the file.",
-        tables=[table],
+        tables=[table, *where],
         goals=[
             at_least(table, "rate beside tuspyserver", (OURS, _TUSPYSERVER), _RATE, 2),
             at_least(table, "rate beside @tus/server", (OURS, _TUS_NODE), _RATE, 4),

@@ -11,6 +11,7 @@ from ..peers.nginx import Nginx
 from ..peers.ours import Ours
 from ..peers.server import Server, transfer
 from ..peers.tus import TusNode, TusPyServer, TusWsgi
+from ..profile import profiles
 from ..report import Goal, Report, Table
 from ..rounds import in_turn, running
 from ..setting import Setting, digests_can_be_off
@@ -24,27 +25,27 @@ SPLICE_HASH, SPLICE_THEN_HASH = "bare splice, SHA-256 beside it", "bare splice, 
 
 
 def one_stream(setting: Setting) -> Report:
-    table = _table("One stream", setting, [setting.size], workers=1)
+    table, where = _tables("One stream", setting, [setting.size], workers=1)
     return Report(
         letter="A",
         title="One stream",
         about=f"A file of {_size(setting.size)} over one connection, HTTP chunks as long as our server allows, "
         "gunicorn with one gevent worker. The others get the file as they take it: nginx as one PUT, tus "
         "servers as one PATCH.",
-        tables=[table],
+        tables=[table, *where],
         goals=_goals_of_one(table),
         remarks=["The bare loops are threads in Python: socket, os.splice through a pipe of 1 MiB, file."],
     )
 
 
 def eight_streams(setting: Setting) -> Report:
-    table = _table("Eight streams", setting, [setting.size // 4] * 8, workers=2)
+    table, where = _tables("Eight streams", setting, [setting.size // 4] * 8, workers=2)
     return Report(
         letter="B",
         title="Eight streams",
         about=f"Eight files of {_size(setting.size // 4)} at once, a connection each; two worker processes where "
         "a server has workers.",
-        tables=[table],
+        tables=[table, *where],
         goals=_goals_of_eight(table),
     )
 
@@ -77,7 +78,8 @@ def _contenders(room: Path, workers: int) -> Sequence[Server]:
     ]
 
 
-def _table(title: str, setting: Setting, lengths: Sequence[int], workers: int) -> Table:
+def _tables(title: str, setting: Setting, lengths: Sequence[int], workers: int) -> tuple[Table, list[Table]]:
+    """What everybody did, and where our time went."""
     table = Table(title, [RATE, CPU, MEMORY], plotted=RATE, sink=SINK)
 
     def measure(server: Server, counts: bool) -> None:
@@ -87,7 +89,8 @@ def _table(title: str, setting: Setting, lengths: Sequence[int], workers: int) -
 
     with running(_contenders(setting.room(title.lower().replace(" ", "-")), workers)) as servers:
         in_turn(servers, setting.rounds, measure)
-    return table
+        table.reference = plain(table)
+        return table, profiles(servers, lambda server: transfer(server, lengths))
 
 
 def _goals_of_one(table: Table) -> list[Goal]:

@@ -7,6 +7,7 @@ from ..peers.bare import Bare
 from ..peers.nginx import Nginx
 from ..peers.ours import Ours
 from ..peers.server import Sample, Server, measured, transfer
+from ..profile import profiles
 from ..report import Goal, Report, Table
 from ..rounds import in_turn, running
 from ..setting import Setting
@@ -32,13 +33,15 @@ def websocket(setting: Setting) -> Report:
 
     with running(contenders) as servers:
         in_turn(servers, setting.rounds, measure)
+        table.reference = plain(table)
+        where = profiles(servers, lambda server: _sample(server, setting.size))
     return Report(
         letter="W",
         title="One WebSocket",
         about="A file over one WebSocket by the protocol of 0.1: chunks of 512 KiB, four on their way. gunicorn "
         "with one gevent worker. The bare thread server speaks the same protocol and writes; nginx gets a "
         "PUT, as in A.",
-        tables=[table],
+        tables=[table, *where],
         goals=[
             at_least(table, "rate beside nginx with 1 MiB", (plain(table), NGINX_1M), RATE, 0.9),
             Goal(

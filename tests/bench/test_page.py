@@ -36,6 +36,12 @@ def test_goal_goes_by_the_median() -> None:
     assert Goal("", [2.0, 9.0, 1.0], 2).is_met
 
 
+def test_goal_of_each_round_goes_by_the_worst() -> None:
+    assert not Goal("", [2.0, 9.0, 1.0], 2, always=True).is_met
+    assert not Goal("", [2.0, 9.0, 1.0], 8, at_least=False, always=True).is_met
+    assert Goal("", [2.0, 9.0, 1.0], 9, at_least=False, always=True).is_met
+
+
 def test_page_is_valid_and_says_it_all(tmp_path: Path) -> None:
     page.write(MACHINE, [a_report()], tmp_path)
     text = (tmp_path / "performance.rst").read_text()
@@ -53,13 +59,20 @@ def test_page_can_be_written_again_from_its_figures(tmp_path: Path) -> None:
     assert [report_from_json(report) for report in found["reports"]] == [a_report()]
 
 
+def test_others_are_compared_with_the_reference() -> None:
+    table = a_report().tables[0]
+    table.reference = "Incoming!!"
+    assert [row[-1] for row in cells(table)] == ["Incoming!!: times as fast", "1.00", "0.50", "0.49 (0.24 to 0.73)"]
+
+
 def test_who_is_near_the_sink_is_marked() -> None:
     names = [row[0] for row in cells(a_report().tables[0])]
     assert names == ["", "Incoming!!", "<other> †", "discarding sink"]
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1234.5, "1,234"), (99.94, "99.9"), (9.994, "9.99"), (0.1234, "0.123"), (0, "0.00")]
+    ("value", "text"),
+    [(1234.5, "1,234"), (99.94, "99.9"), (9.994, "9.99"), (0.1234, "0.12"), (0.01234, "0.012"), (0, "0.00")],
 )
 def test_number(value: float, text: str) -> None:
     assert number(value) == text
