@@ -17,6 +17,7 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 EXAMPLE ?= bottle_app
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,7 +48,7 @@ bench: packages $(VENV)/.test-installed
 	$(SAY) "Servers to compare with, into .bench"
 	@bash bench/install.sh
 	$(SAY) "All scenarios"
-	@$(BIN)/python -m bench --write
+	@$(BIN)/python -m bench --write $(BENCH_ARGS)
 
 lint: $(VENV)/.test-installed
 	$(SAY) "ruff: style and likely mistakes"

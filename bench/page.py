@@ -15,9 +15,9 @@ _WIDTH = 120
 
 _ABOVE = """
 How fast it is, beside servers that people would use instead. ``make bench`` measures and writes this page; it takes
-less than half an hour. One scenario by itself::
+less than half an hour. One scenario by itself, by its letter below::
 
-    python -m bench A --rounds 5        # prints it; A to J as below
+    python -m bench A --rounds 5
 
 Machines differ, and this one may be busy: look at ratios and at CPU per GiB before you look at MB/s. A figure is the
 median of all rounds, in brackets the least and the most. All raw figures are in ``performance/figures.json``.

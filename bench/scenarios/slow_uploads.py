@@ -20,6 +20,7 @@ _UPLOADS, _RATE, _SECONDS = 200, 200_000, 6
 _SOCKETS, _OPENERS = 2000, 8
 _CPU, _EACH = "CPU, ms an upload and second", "memory above idle, KiB each"
 _MOST_MEMORY, _MOST_CPU = 64, 2  # KiB each; times nginx
+_FIRST = 16  # uploads, after which every worker has met what there is
 _SETTLING = 1.0  # seconds
 
 
@@ -67,7 +68,7 @@ def _memory_goal(what: str, table: Table) -> Goal:
 def _upload(server: Server) -> tuple[float, float]:
     """KiB above idle for each upload, and ms of processor time for each upload and second."""
     with server:
-        transfer(server, [_RATE])  # from now on it has met what it needs
+        transfer(server, [_RATE] * _FIRST)
         idle = server.tree.memory()
         sample = transfer(server, [_RATE * _SECONDS] * _UPLOADS, _RATE)
     return (sample.memory - idle) / 1024 / _UPLOADS, 1000 * sample.cpu_seconds / _UPLOADS / _SECONDS
@@ -76,8 +77,8 @@ def _upload(server: Server) -> tuple[float, float]:
 def _open_sockets(server: Ours) -> float:
     """KiB above idle for each WebSocket."""
     with server, ThreadPoolExecutor(_OPENERS) as pool:
-        transfer(server, [_RATE])
-        _waiting(server)
+        transfer(server, [_RATE] * _FIRST)
+        list(pool.map(lambda _: _waiting(server), range(_FIRST)))
         idle = _settled(server.tree)
         front_ends = list(pool.map(lambda _: _waiting(server), range(_SOCKETS)))
         grown = _settled(server.tree) - idle

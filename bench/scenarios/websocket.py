@@ -45,7 +45,7 @@ def websocket(setting: Setting) -> Report:
         goals=[
             at_least(table, "rate beside nginx with 1 MiB", (plain(table), NGINX_1M), RATE, 0.9),
             Goal(
-                f"CPU, at most {_MOST_CPU} s per GiB",
+                f"{plain(table)}: CPU, at most {_MOST_CPU} s per GiB",
                 table.values(plain(table), CPU),
                 _MOST_CPU,
                 "s per GiB",
