@@ -20,6 +20,7 @@ from .upload import Upload
 
 _PIECE = 1024 * 1024  # bytes read and hashed in one go
 _STEP = 64 * 1024 * 1024  # bytes hashed between two saved states
+_SHORT = 64 * 1024  # bytes that are hashed before another thread would have heard of them
 _CONTEXT_SIZE = 112  # sizeof(SHA256_CTX), openssl/sha.h
 _PATIENCE = 300.0  # seconds without a byte after which a follower is dropped
 _BEHIND = 8 * 1024 * 1024  # bytes that may wait before a follower is started
@@ -165,7 +166,10 @@ class Follower:
             return self._hash.hexdigest()
 
     def _advance(self, end: int) -> None:
-        offload.run(self._hash_up_to, end)
+        if end - self._position <= _SHORT:
+            self._hash_up_to(end)
+        else:
+            offload.run(self._hash_up_to, end)
 
     def _hash_up_to(self, end: int) -> None:
         with self._read() as file:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from . import offload
+from .errors import IncomingError
 from .handover import Handler, Notice, Outcome
 from .registry import Delivery, Registry
 from .upload import shortened
@@ -53,15 +56,34 @@ class Outbox:
         self._answered = answered
         self._due = threading.Event()
         self._free = threading.Semaphore(_AT_ONCE)
-        self._stopped = False
+        self._started = self._stopped = False
 
     def start(self) -> None:
         """Deliver from now on, in the background."""
+        self._started = True
         offload.background(self._run, name="outbox")
 
     def wake(self) -> None:
         """Look into the outbox now: something has been put there."""
         self._due.set()
+
+    @contextmanager
+    def at_once(self, delivery: Delivery) -> Iterator[Delivery]:
+        """Deliver a row as soon as the block has put it into the registry: nobody needs to look for it there.
+
+        Gives the row to put there: leased by this process, if it has a hand free.
+        """
+        if not self._has_a_hand_free_for(delivery):
+            yield delivery
+            self.wake()
+            return
+        try:
+            yield replace(delivery, holder=self._registry.holder, attempt=delivery.attempt + 1)
+        except BaseException:
+            self._free.release()
+            offload.background(self._give_back, delivery, name="giving back")  # it may be there all the same
+            raise
+        self._begin(self._deliver, delivery)
 
     def stop(self) -> None:
         """Begin no further attempt."""
@@ -85,7 +107,25 @@ class Outbox:
                 if delivery is None:
                     self._free.release()
                     break
-                offload.background(self._deliver, delivery, handlers[delivery.handler], name="hand-over")
+                self._begin(self._deliver_synced, delivery)
+
+    def _has_a_hand_free_for(self, delivery: Delivery) -> bool:
+        serves = delivery.handler in self._handlers[delivery.app]
+        return self._started and not self._stopped and serves and self._free.acquire(blocking=False)
+
+    def _begin(self, deliver: Callable[[Delivery, Handler], None], delivery: Delivery) -> None:
+        handler = self._handlers[delivery.app][delivery.handler]
+        offload.background(deliver, delivery, handler, name="hand-over")
+
+    def _deliver_synced(self, delivery: Delivery, handler: Handler) -> None:
+        """Whoever put the row there may not have synced it yet: a power cut must not undo what the app knows."""
+        try:
+            self._registry.sync()
+        except IncomingError:
+            self._free.release()
+            self._give_back(delivery)
+        else:
+            self._deliver(delivery, handler)
 
     def _deliver(self, delivery: Delivery, handler: Handler) -> None:
         try:
@@ -94,11 +134,20 @@ class Outbox:
                 log.warning("hand-over of %s failed: %s", shortened(delivery.upload_id), outcome.error)
             self._answered(delivery, outcome)
         except Exception:
-            # The lease must not stay with a living process that has forgotten it.
-            self._registry.postpone(later(delivery, Outcome("failed", "an error in the outbox"), self._registry.now()))
+            self._give_back(later(delivery, Outcome("failed", "an error in the outbox"), self._registry.now()))
             raise
         finally:
             self._free.release()
+
+    def _give_back(self, delivery: Delivery) -> None:
+        """A lease must not stay with a living process that has forgotten it."""
+        while not self._stopped:
+            try:
+                self._registry.postpone(delivery)
+            except IncomingError:
+                time.sleep(_LOOK)
+            else:
+                return
 
     def _attempt(self, delivery: Delivery, handler: Handler) -> Outcome:
         notice = self._notice(delivery)

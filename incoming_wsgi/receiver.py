@@ -467,10 +467,10 @@ class Receiver:
         self.registry.sync()
         location = storage.complete(upload)
         after = upload.to(State.HANDING_OVER, holder="", location=location, active_at=self.registry.now())
-        self.registry.save(upload, after, enqueue=self._delivery(after, "finished"))
-        self.registry.sync()
-        log.info("upload %s is complete", shortened(upload.id))
-        self._outbox.wake()
+        with self._outbox.at_once(self._delivery(after, "finished")) as row:
+            self.registry.save(upload, after, enqueue=row)
+            self.registry.sync()
+            log.info("upload %s is complete", shortened(upload.id))
 
     def _take_back(self, upload: Upload, reason: str) -> None:
         """Some bytes did not get onto the disk: whoever sends this upload has to open it anew and to send them again.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from incoming_wsgi import outbox as module
+from incoming_wsgi.errors import Unavailable
 from incoming_wsgi.handover import Handler, Notice, Outcome
 from incoming_wsgi.outbox import PATIENCE, PAUSES, Outbox, is_given_up, later
 from incoming_wsgi.registry import Delivery
@@ -77,6 +78,94 @@ def test_what_another_process_puts_there_is_found(world: World, monkeypatch: pyt
     world.outbox.start()
     world.registry.enqueue(row())
     eventually(lambda: world.answered)
+
+
+def test_a_row_that_is_delivered_at_once(world: World) -> None:
+    """No look into the registry finds it; but there it is, for whoever goes on when this process dies."""
+    world.outbox.start()
+    delivery = row()
+    with world.outbox.at_once(delivery) as leased:
+        world.registry.enqueue(leased)
+        assert (leased.holder, leased.attempt) == (world.registry.holder, 1)
+        assert world.registry.lease("app", ["callable"], world.registry.now()) is None
+    eventually(lambda: world.answered)
+    assert world.answered == [(delivery, Outcome("done"))]
+
+
+def test_no_hand_is_free_for_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it waits as any other does."""
+    monkeypatch.setattr(world.outbox, "_free", threading.Semaphore(1))
+    world.app.may_answer.clear()
+    world.outbox.start()
+    first = world.put()
+    eventually(lambda: world.app.notices)
+    delivery = row()
+    with world.outbox.at_once(delivery) as waiting:
+        world.registry.enqueue(waiting)
+    assert waiting == delivery
+    world.app.may_answer.set()
+    eventually(lambda: len(world.answered) == 2)
+    assert [one.event_id for one, _ in world.answered] == [first.event_id, delivery.event_id]
+
+
+@pytest.mark.parametrize("handlers", [{"app": {"url": PlayedApp()}}, {"app": {"callable": PlayedApp()}}])
+def test_nothing_is_delivered_at_once_by_who_does_not_deliver(
+    world: World, handlers: dict[str, dict[str, Handler]]
+) -> None:
+    other = world.another(handlers)  # it has another handler, or has not been started
+    if "url" in handlers["app"]:
+        other.start()
+    with other.at_once(row()) as waiting:
+        assert not waiting.holder
+    other.stop()
+
+
+def test_trouble_with_a_row_that_was_to_be_delivered_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was written, but could not be synced: its lease is given back, as soon as that can be done."""
+    monkeypatch.setattr(module, "_LOOK", 0.01)
+    world.outbox.start()
+    tries: list[Delivery] = []
+    postpone = world.registry.postpone
+
+    def trouble(delivery: Delivery) -> None:
+        tries.append(delivery)
+        if len(tries) < 3:
+            raise Unavailable
+        postpone(delivery)
+
+    monkeypatch.setattr(world.registry, "postpone", trouble)
+    delivery = row()
+    with pytest.raises(Unavailable):
+        _put_there_and_fail(world, delivery)
+    eventually(lambda: world.answered)
+    assert [notice.delivery.event_id for notice in world.app.notices] == [delivery.event_id]
+
+
+def _put_there_and_fail(world: World, delivery: Delivery) -> None:
+    with world.outbox.at_once(delivery) as leased:
+        world.registry.enqueue(leased)
+        raise Unavailable
+
+
+def test_what_the_app_is_told_is_on_the_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever put the row there may be about to sync it; an app that was told must not be a surprise after a power cut.
+
+    A sync that fails is no attempt.
+    """
+    monkeypatch.setattr(module, "_LOOK", 0.01)
+    story: list[str] = []
+
+    def sync() -> None:
+        story.append("sync")
+        if len(story) == 1:
+            raise Unavailable
+
+    monkeypatch.setattr(world.registry, "sync", sync)
+    world.answer = lambda delivery, outcome: story.append(f"told {delivery.attempt}")
+    world.put()
+    world.outbox.start()
+    eventually(lambda: world.answered)
+    assert story == ["sync", "sync", "told 0"]
 
 
 def test_what_is_not_due_is_not(world: World, clock: Clock) -> None:

@@ -65,7 +65,8 @@ class FileStorage(Storage):
             raise _translated(error) from error
         try:
             self._permit(descriptor)
-            offload.run(reserve, descriptor, expected)
+            if expected:
+                offload.run(reserve, descriptor, expected)
         except OSError as error:
             with _translating():
                 os.unlink(path)
@@ -114,11 +115,7 @@ class FileStorage(Storage):
         source, target = _place(self._arriving, upload), _place(self._complete, upload)
         try:
             with _translating():
-                if not _exists(target):
-                    offload.run(_trim, source, upload.length)
-                    os.rename(source, target)
-                for folder in (self._arriving, self._complete):
-                    offload.run(sync_folder, folder)
+                offload.run(_put_into_place, source, target, upload.length)
         except FileNotFoundError as error:
             raise Damaged("The stored bytes of this upload are gone.") from error
         return target
@@ -220,6 +217,14 @@ def _exists(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _put_into_place(source: str, target: str, length: int | None) -> None:
+    if not _exists(target):
+        _trim(source, length)
+        os.rename(source, target)
+    for path in (source, target):
+        sync_folder(os.path.dirname(path))
 
 
 def _trim(path: str, length: int | None) -> None:
