@@ -10,7 +10,7 @@ import fcntl
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Generic, TypeAlias, TypeVar
 
@@ -23,6 +23,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 PIECE = 1024 * 1024
 
 _MOST_BLOCKS = 512  # of one system call; IOV_MAX is 1024
+_HELD = 64 * 1024  # bytes that are worth a system call of their own
 _KEPT = 4  # free buffers, and free pipes, of a process
 
 #: A socket or a file that can't be spliced says one of these.
@@ -85,6 +86,46 @@ class Blocks(Bulk):
 
     def blocks(self) -> Iterator[Buffer]:
         return iter(self._blocks)
+
+
+class Chain(Bulk):
+    """Several pieces that follow one another."""
+
+    def __init__(self, pieces: Sequence[Bulk]) -> None:
+        self._pieces = pieces
+        self._length = sum(map(len, pieces))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def part(self, start: int, stop: int) -> Bulk:
+        kept, begin = [], 0
+        for piece in self._pieces:
+            end = begin + len(piece)
+            if begin < stop and end > start:
+                kept.append(piece.part(max(start - begin, 0), min(stop, end) - begin))
+            begin = end
+        return Chain(kept)
+
+    def into(self, descriptor: int, position: int) -> None:
+        write_blocks(descriptor, position, self.blocks())
+
+    def blocks(self) -> Iterator[Buffer]:
+        for piece in self._pieces:
+            yield from piece.blocks()
+
+
+def write_blocks(descriptor: int, position: int, blocks: Iterable[Buffer]) -> None:
+    """Write blocks that are made as they are asked for: few are held at a time, and small ones are written together."""
+    held: list[Buffer] = []
+    size = 0
+    for block in blocks:
+        held.append(block)
+        size += len(block)
+        if size >= _HELD or len(held) >= _MOST_BLOCKS:
+            Blocks(held).into(descriptor, position)
+            held, position, size = [], position + size, 0
+    Blocks(held).into(descriptor, position)
 
 
 def bulk_of(data: Buffer | Bulk) -> Bulk:

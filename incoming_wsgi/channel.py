@@ -1,22 +1,23 @@
-"""A WebSocket on a raw socket: the sans-I/O protocol of ``websockets``, and the reading and writing it leaves out."""
+"""A WebSocket on a raw socket: the reading and writing that :mod:`.frames` and ``websockets`` leave out."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from websockets.datastructures import Headers
-from websockets.exceptions import ProtocolError
-from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from . import servers
-from .sockets import stop_reading
+from .bulk import buffers
+from .frames import Event, Frames
+from .sockets import Inlet, stop_reading
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -25,11 +26,11 @@ log = logging.getLogger("incoming_wsgi")
 _protocol_log = logging.getLogger("incoming_wsgi.websocket")
 
 _READ = 256 * 1024  # bytes
+_MOST_EVENTS = 256  # that are given at once: a message may have a single byte
 _LOWEST_RATE = 256.0  # bytes per second that a message must come at
-_MOST_FRAGMENTS = 1024  # frames of one message
+_LONGEST_WAIT = 1.0  # seconds after which what has come of a frame is given away, however little it is
+_SOON = 0.02  # seconds in which more may come that is worth waiting for, so that fewer writes are made
 _LINGER = 2.0  # seconds that a closed connection is kept, so that the peer gets to read why
-
-_INVALID_DATA, _TOO_BIG = 1007, 1009  # close codes, RFC 6455, section 7.4.1
 
 
 def handshake(environ: WSGIEnvironment) -> Response:
@@ -67,50 +68,48 @@ class Channel:
     ) -> None:
         self._socket = connection.socket
         self._descriptor = connection.socket.fileno()
-        self._longest = {Opcode.TEXT: longest_text, Opcode.BINARY: longest_binary}
         # A second protocol, open from the start: one that began with the handshake would parse HTTP from its input.
-        self._protocol = ServerProtocol(state=OPEN, max_size=max(self._longest.values()), logger=_protocol_log)
-        self._frames: deque[Frame] = deque()
-        self._pieces: list[bytes] = []
-        self._opcode = Opcode.BINARY
+        self._protocol = ServerProtocol(state=OPEN, logger=_protocol_log)
+        self._frames = Frames(self._protocol, longest_text=longest_text, longest_binary=longest_binary)
+        self._inlet = Inlet(connection.socket)
+        self._buffer: memoryview | None = None
         self._heard_at = time.monotonic()
+        self._waited, self._received = 0.0, 0  # seconds and bytes, for the message under way
+        self._has_ended = False
         self.was_woken = False
         if not connection.is_upgraded:
             self._write(response.serialize())
-        self._take(connection.read_ahead)
+        self._coming = self._frames.receive(memoryview(connection.read_ahead))
 
     @property
     def silence(self) -> float:
         """Seconds since the peer was heard last."""
         return time.monotonic() - self._heard_at
 
-    def receive(self, timeout: float) -> str | bytes | None:
-        """The next message; ``None`` when the connection is over, or :meth:`wake` was called.
+    def receive(self, timeout: float) -> list[Event]:
+        """What comes next: all that is there, up to 1 MiB. Nothing when it is over, or :meth:`wake` was called.
 
-        :raises TimeoutError: none came within ``timeout`` seconds, and it is not coming at a decent rate either.
+        Pieces of binary messages are good until the next call: they lie in a buffer that is lent for so long.
+
+        :raises TimeoutError: no message came within ``timeout`` seconds, and none is coming at a decent rate either.
         """
-        began, received = time.monotonic(), 0
-        while True:
-            message = self._next_message()
-            if message is not None:
-                return message
-            if self._protocol.close_expected() or self._protocol.eof_sent:
-                return None
-            left = timeout + received / _LOWEST_RATE - (time.monotonic() - began)
+        events = self._next_events()
+        while not events and not self._is_over:
+            self._give_back()
+            left = timeout + self._received / _LOWEST_RATE - self._waited
             if left <= 0:
+                self._begin_message()
                 raise TimeoutError
-            data = self._read(left)
-            if data is None:
-                continue
-            if not data:
-                return None
-            received += len(data)
-            self._take(data)
+            events = self._gather(left)
+        if any(isinstance(event, str) or event.last for event in events):
+            self._begin_message()
+        return events
 
-    def send(self, text: str) -> None:
-        """Send a text message. A peer that has gone is noticed by the next :meth:`receive`."""
+    def send(self, *texts: str) -> None:
+        """Send text messages. A peer that has gone is noticed by the next :meth:`receive`."""
         if self._protocol.state is OPEN:
-            self._protocol.send_text(text.encode())
+            for text in texts:
+                self._protocol.send_text(text.encode())
             self._flush()
 
     def ping(self) -> None:
@@ -129,69 +128,89 @@ class Channel:
         if self._protocol.state is OPEN:
             self._protocol.send_close(code, _shortened(reason))
             self._flush()
+        self._inlet.close()
         self._linger()
+        self._give_back()
         self._socket.close()
 
-    def _next_message(self) -> str | bytes | None:
-        while self._frames:
-            frame = self._frames.popleft()
-            if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
-                self._opcode = frame.opcode
-            elif frame.opcode is not Opcode.CONT:
-                continue  # pings are answered by the protocol
-            self._pieces.append(bytes(frame.data))
-            if self._is_too_big():
-                return None
-            if frame.fin:
-                pieces, self._pieces = self._pieces, []
-                return self._decoded(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        return None
+    @property
+    def _is_over(self) -> bool:
+        return self._has_ended or self._protocol.state is not OPEN
 
-    def _is_too_big(self) -> bool:
-        size = sum(map(len, self._pieces))
-        if size <= self._longest[self._opcode] and len(self._pieces) <= _MOST_FRAGMENTS:
-            return False
-        self._fail(_TOO_BIG, "This message is too large.")
-        return True
+    def _begin_message(self) -> None:
+        """Be as patient as in the beginning."""
+        self._waited, self._received = 0.0, 0
 
-    def _decoded(self, data: bytes) -> str | bytes | None:
-        if self._opcode is Opcode.BINARY:
-            return data
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def _gather(self, patience: float) -> list[Event]:
+        """Wait once, and read what comes then: until the buffer is full, or the socket has nothing more for now."""
+        if not self._wait(patience):
+            return []
+        self._buffer = buffer = buffers.lend()
+        events: list[Event] = []
+        filled = 0
+        deadline = time.monotonic() + _SOON
+        while len(events) < _MOST_EVENTS and not self._is_over:
+            room = buffer[filled : filled + _READ]
+            count = self._read(room)
+            if not count:
+                break
+            filled += count
+            self._coming = self._frames.receive(room[:count])
+            events += self._next_events()
+            if filled == len(buffer) or not self._is_more_coming(count == len(room), len(buffer) - filled, deadline):
+                break
+        return events
+
+    def _next_events(self) -> list[Event]:
+        events = list(islice(self._coming, _MOST_EVENTS))
+        self._flush()  # pongs, and why it is over
+        return events
+
+    def _wait(self, patience: float) -> bool:
+        """Within a frame its rest is worth waiting for; between two, the peer may be waiting for us."""
+        owed = self._frames.owed
+        return self._sleep(owed, min(patience, _LONGEST_WAIT) if owed else patience)
+
+    def _is_more_coming(self, was_much: bool, room: int, deadline: float) -> bool:
+        """Whether to read on at once, which needs no waiting where much was there, or the peer owes nothing."""
+        owed = self._frames.owed
+        if was_much or not owed:
+            return self._inlet.wait(1, 0.0)
+        seconds = deadline - time.monotonic()
+        return seconds > 0 and self._sleep(min(owed, room), seconds)
+
+    def _sleep(self, wanted: int, seconds: float) -> bool:
+        began = time.monotonic()
+        has_come = self._inlet.wait(wanted, seconds)
+        self._waited += time.monotonic() - began
+        return has_come
+
+    def _read(self, buffer: memoryview) -> int | None:
+        """How many bytes; none at the end of the connection; ``None`` when there are none yet."""
         try:
-            return data.decode()
-        except UnicodeDecodeError:
-            self._fail(_INVALID_DATA, "This text is not UTF-8.")
-            return None
-
-    def _fail(self, code: int, reason: str) -> None:
-        self._frames.clear()
-        self._protocol.fail(code, reason)
-        self._flush()
-
-    def _read(self, timeout: float) -> bytes | None:
-        """Bytes; none at the end of the connection; ``None`` when none came in time."""
-        self._socket.settimeout(max(timeout, 0.001))
-        try:
-            data = self._socket.recv(_READ)
-        except TimeoutError:
-            return None
+            count = self._inlet.take_into(buffer)
         except OSError:
-            return b""
-        self._heard_at = time.monotonic()
-        return data
+            count = 0
+        if count:
+            self._heard_at = time.monotonic()
+            self._received += count
+        elif count == 0:
+            self._has_ended = True
+        return count
 
-    def _take(self, data: bytes) -> None:
-        if not data:
-            return
-        with contextlib.suppress(ProtocolError):
-            self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
-            if isinstance(event, Frame):
-                self._frames.append(event)
-        self._flush()
+    def _give_back(self) -> None:
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            buffers.give_back(buffer)
+
+    # -- writing --------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        self._write(b"".join(self._protocol.data_to_send()))
+        data = b"".join(self._protocol.data_to_send())
+        if data:
+            self._write(data)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -205,18 +224,23 @@ class Channel:
 
         Closing a socket with unread bytes resets the connection, and the peer would lose what we said last.
         """
+        self._drop(self._coming)
         deadline = time.monotonic() + _LINGER
-        with contextlib.suppress(OSError, ProtocolError):
+        with contextlib.suppress(OSError):
             while self._protocol.close_rcvd is None and (left := deadline - time.monotonic()) > 0:
                 self._socket.settimeout(left)
                 data = self._socket.recv(_READ)
                 if data:
-                    self._protocol.receive_data(data)
-                    self._protocol.events_received()
+                    self._drop(self._frames.receive(memoryview(data)))
                 elif self.was_woken:
                     time.sleep(0.02)  # after wake() an empty read is no end of file
                 else:
                     return
+
+    def _drop(self, events: Iterator[Event]) -> None:
+        for _ in events:
+            pass
+        self._protocol.data_to_send()
 
 
 def _shortened(reason: str) -> str:

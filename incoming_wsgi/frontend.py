@@ -28,6 +28,7 @@ from .errors import (
     UnknownUpload,
     UpgradeRequired,
 )
+from .frames import Event
 from .headers import content_length, refuse_malformed
 from .protocols import chunks
 from .protocols.websocket import (
@@ -336,16 +337,21 @@ class Dialogue:
 
     def _step(self) -> Close | None:
         try:
-            message = self._channel.receive(self._patience)
+            events = self._channel.receive(self._patience)
         except TimeoutError:
             return self._silent()
-        if message is None:
+        if not events:
             return self._perform(self._conversation.changed()) or Close(RESTART, "The server restarts.")
-        if isinstance(message, str):
-            close = self._perform(self._conversation.text(message))
-        else:
-            close = self._perform(self._conversation.binary(message))
-        return close or self._follow()
+        for event in events:
+            close = self._perform(self._hear(event))
+            if close is not None:
+                return close
+        return self._perform(self._conversation.flush()) or self._follow()
+
+    def _hear(self, event: Event) -> Iterable[Send | Close]:
+        if isinstance(event, str):
+            return self._conversation.text(event)
+        return self._conversation.binary(event.data, last=event.last)
 
     @property
     def _patience(self) -> float:
@@ -370,11 +376,17 @@ class Dialogue:
             self._channel.wake()
 
     def _perform(self, actions: Iterable[Send | Close]) -> Close | None:
+        """Send what is to be sent, in one go; gives the close, where there is one."""
+        texts: list[str] = []
+        close = None
         for action in actions:
-            if isinstance(action, Close):
-                return action
-            self._channel.send(action.text)
-        return None
+            if isinstance(action, Send):
+                texts.append(action.text)
+            else:
+                close = action
+        if texts:
+            self._channel.send(*texts)
+        return close
 
 
 def _origin_of(url: str) -> str:

@@ -33,6 +33,8 @@ class Inlet:
         self._descriptor = sock.fileno()
         self._encrypted = hasattr(sock, "pending")
         self._enough = 1
+        # To poll a Unix socket is to be woken by any byte, and then a blocking read would wait for the others.
+        self._much = _MUCH if sock.family in (socket.AF_INET, socket.AF_INET6) else 1
         self._is_readable, self._let_go = _readiness(self._descriptor)
         self._can_splice = _HAS_SPLICE and not self._encrypted
 
@@ -44,7 +46,7 @@ class Inlet:
         if self._encrypted:
             pending: int = self._socket.pending()  # type: ignore[attr-defined]
             return bool(pending) or self._is_readable(seconds)
-        self._set_enough(min(max(wanted, 1), _MUCH))
+        self._set_enough(min(max(wanted, 1), self._much))
         if self._is_readable(seconds):
             return True
         self._set_enough(1)
@@ -59,6 +61,13 @@ class Inlet:
         most = min(most, PIECE)
         pipe = self._lend_pipe() if splice else None
         return self._receive(most) if pipe is None else self._splice(pipe, most)
+
+    def take_into(self, buffer: memoryview) -> int | None:
+        """As :meth:`take`, into a buffer of the caller's; gives how many bytes.
+
+        :raises OSError: the connection is broken.
+        """
+        return self._receive_into(buffer)
 
     def _lend_pipe(self) -> Pipe | None:
         if self._can_splice:

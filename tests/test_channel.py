@@ -16,6 +16,7 @@ from websockets.uri import parse_uri
 
 from incoming_wsgi import channel as module
 from incoming_wsgi.channel import Channel, handshake
+from incoming_wsgi.frames import Event
 from incoming_wsgi.servers import Connection
 
 HANDSHAKE = {
@@ -72,12 +73,35 @@ class Peer:
         return self.protocol.close_rcvd.code if self.protocol.close_rcvd else None
 
 
+class Messages:
+    """A channel, with the pieces of binary messages put together."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._events: list[Event] = []
+
+    def receive(self, timeout: float) -> str | bytes | None:
+        data = b""
+        while True:
+            self._events = self._events or self._channel.receive(timeout)
+            if not self._events:
+                return None
+            event = self._events.pop(0)
+            if isinstance(event, str):
+                assert not data
+                return event
+            data += b"".join(event.data.blocks())
+            if event.last:
+                return data
+
+
 class Pair:
     def __init__(self, read_ahead: bytes = b"", *, is_upgraded: bool = True) -> None:
         server, client = socket.socketpair()
         self.peer = Peer(client)
         connection = Connection(server, read_ahead, is_upgraded, "test", {})
         self.channel = Channel(connection, handshake(HANDSHAKE), longest_text=TEXT, longest_binary=BINARY)
+        self.messages = Messages(self.channel)
         self._sockets = (server, client)
 
     def close(self) -> None:
@@ -138,7 +162,7 @@ def test_messages(pair: Pair) -> None:
     pair.peer.text("Übersicht")
     pair.peer.binary(b"\0\xff")
     pair.peer.binary(b"")
-    assert [pair.channel.receive(5) for _ in range(3)] == ["Übersicht", b"\0\xff", b""]
+    assert [pair.messages.receive(5) for _ in range(3)] == ["Übersicht", b"\0\xff", b""]
     pair.channel.send("{}")
     frame = pair.peer.frame()
     assert (frame.opcode, bytes(frame.data)) == (Opcode.TEXT, b"{}")
@@ -151,7 +175,7 @@ def test_bytes_that_the_server_read_ahead() -> None:
     early = b"".join(sender.data_to_send())
     pair = Pair(early[:15])
     pair.peer.socket.sendall(early[15:])
-    assert [pair.channel.receive(5), pair.channel.receive(5)] == ["first", "second"]
+    assert [pair.messages.receive(5), pair.messages.receive(5)] == ["first", "second"]
     pair.close()
 
 
@@ -162,7 +186,7 @@ def test_a_message_in_pieces(pair: Pair) -> None:
     pair.peer.more(b"ber", fin=True)
     pair.peer.binary(b"x", fin=False)
     pair.peer.more(b"y", fin=True)
-    assert [pair.channel.receive(5), pair.channel.receive(5)] == ["Über", b"xy"]
+    assert [pair.messages.receive(5), pair.messages.receive(5)] == ["Über", b"xy"]
     assert pair.peer.frame().opcode is Opcode.PONG
 
 
@@ -170,7 +194,7 @@ def test_a_message_in_pieces(pair: Pair) -> None:
 @pytest.mark.parametrize(("kind", "size"), [("text", TEXT), ("binary", BINARY)])
 def test_the_longest_message(pair: Pair, kind: str, size: int, pieces: int) -> None:
     send_in_pieces(pair.peer, kind, size, pieces)
-    message = pair.channel.receive(5)
+    message = pair.messages.receive(5)
     assert message is not None
     assert len(message) == size
 
@@ -179,13 +203,13 @@ def test_the_longest_message(pair: Pair, kind: str, size: int, pieces: int) -> N
 @pytest.mark.parametrize(("kind", "size"), [("text", TEXT + 1), ("text", BINARY + 1), ("binary", BINARY + 1)])
 def test_too_long_a_message(pair: Pair, kind: str, size: int, pieces: int) -> None:
     send_in_pieces(pair.peer, kind, size, pieces)
-    assert pair.channel.receive(5) is None
+    assert pair.messages.receive(5) is None
     assert pair.peer.close_code() == 1009
 
 
 def test_too_long_a_message_is_refused_by_its_header(pair: Pair) -> None:
     pair.peer.socket.sendall(b"\x82\xff" + (2**40).to_bytes(8, "big") + b"mask")
-    assert pair.channel.receive(5) is None
+    assert pair.messages.receive(5) is None
     assert pair.peer.close_code() == 1009
 
 
@@ -194,7 +218,7 @@ def test_too_many_pieces(pair: Pair) -> None:
     for _ in range(1100):
         pair.peer.protocol.send_continuation(b"", fin=False)
     pair.peer.flush()
-    assert pair.channel.receive(5) is None
+    assert pair.messages.receive(5) is None
     assert pair.peer.close_code() == 1009
 
 
@@ -220,7 +244,7 @@ def send_in_pieces(peer: Peer, kind: str, size: int, pieces: int) -> None:
 )
 def test_what_no_browser_sends(pair: Pair, data: bytes, code: int) -> None:
     pair.peer.socket.sendall(data)
-    assert pair.channel.receive(5) is None
+    assert pair.messages.receive(5) is None
     assert pair.peer.close_code() == code
 
 
@@ -229,10 +253,10 @@ def test_what_no_browser_sends(pair: Pair, data: bytes, code: int) -> None:
 
 def test_silence(pair: Pair) -> None:
     with pytest.raises(TimeoutError):
-        pair.channel.receive(0.02)
+        pair.messages.receive(0.02)
     assert pair.channel.silence >= 0.02
     pair.peer.text("hello")
-    assert pair.channel.receive(5) == "hello"
+    assert pair.messages.receive(5) == "hello"
     assert pair.channel.silence < 5
 
 
@@ -252,7 +276,7 @@ def test_a_message_that_trickles_in_is_given_time_for_what_has_come(
 
     thread = threading.Thread(target=trickle)
     thread.start()
-    assert pair.channel.receive(0.15) == b"x" * 500  # five pieces, 0.25 s in all
+    assert pair.messages.receive(0.15) == b"x" * 500  # five pieces, 0.25 s in all
     stop.set()
     thread.join()
 
@@ -272,7 +296,7 @@ def test_a_byte_now_and_then_is_not_enough(pair: Pair) -> None:
     thread.start()
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        pair.channel.receive(0.1)
+        pair.messages.receive(0.1)
     assert time.monotonic() - began < 3
     stop.set()
     thread.join()
@@ -282,18 +306,18 @@ def test_ping(pair: Pair) -> None:
     pair.channel.ping()
     assert pair.peer.frame().opcode is Opcode.PING
     with pytest.raises(TimeoutError):
-        pair.channel.receive(0.05)
+        pair.messages.receive(0.05)
     heard_at = pair.channel._heard_at
     pair.peer.flush()  # the pong: no message, but a sign of life
     with pytest.raises(TimeoutError):
-        pair.channel.receive(0.05)
+        pair.messages.receive(0.05)
     assert pair.channel._heard_at > heard_at
 
 
 def test_the_peer_closes(pair: Pair) -> None:
     pair.peer.protocol.send_close(1001)
     pair.peer.flush()
-    assert pair.channel.receive(5) is None
+    assert pair.messages.receive(5) is None
     pair.channel.send("too late")
     pair.channel.ping()
     pair.channel.close(1000)
@@ -304,8 +328,8 @@ def test_what_came_before_the_close_is_read(pair: Pair) -> None:
     pair.peer.text("last words")
     pair.peer.protocol.send_close(1000)
     pair.peer.flush()
-    assert pair.channel.receive(5) == "last words"
-    assert pair.channel.receive(5) is None
+    assert pair.messages.receive(5) == "last words"
+    assert pair.messages.receive(5) is None
 
 
 @pytest.mark.parametrize("how", ["shutdown", "reset"])
@@ -314,7 +338,7 @@ def test_the_peer_vanishes(pair: Pair, how: str) -> None:
         pair.peer.socket.shutdown(socket.SHUT_RDWR)
     else:
         pair.peer.socket.close()
-    assert pair.channel.receive(5) is None
+    assert pair.messages.receive(5) is None
     pair.channel.send("anybody there?")
     pair.channel.close(1000)
 
@@ -339,7 +363,7 @@ def test_close_leaves_time_to_read_it(pair: Pair) -> None:
 
 def test_wake(pair: Pair) -> None:
     heard: list[Any] = []
-    thread = threading.Thread(target=lambda: heard.append(pair.channel.receive(10)))
+    thread = threading.Thread(target=lambda: heard.append(pair.messages.receive(10)))
     thread.start()
     pair.channel.wake()
     thread.join(5)
@@ -354,7 +378,7 @@ def test_wake(pair: Pair) -> None:
 def test_wake_after_the_end(pair: Pair) -> None:
     pair.channel.close(1000)
     pair.channel.wake()
-    assert pair.channel.receive(1) is None
+    assert pair.messages.receive(1) is None
 
 
 def test_close_lets_go_of_the_socket(pair: Pair) -> None:

@@ -38,6 +38,7 @@ ROOMS = (
     "protocols",
     "servers",
     "bodies",
+    "frames",
     "channel",
     "targets",
     "settings",
@@ -58,7 +59,7 @@ BELONGS_TO = {
     "requests": {"handover.py"},
     "sqlite3": {"registry/sqlite.py", "once.py"},
     "ctypes": {"digests.py", "storage/space.py"},
-    "websockets": {"channel.py"},
+    "websockets": {"frames.py", "channel.py"},
     "redis": {"registry/redis.py"},
     "boto3": {"storage/s3.py"},
 }

@@ -1,8 +1,9 @@
 """Incoming!! 0.1 over a WebSocket, and its additions: messages and :class:`Conversation`. There is no socket here.
 
-Calling contract: give the conversation each message as it comes (:meth:`Conversation.text` or
-:meth:`Conversation.binary`), and call :meth:`Conversation.changed` after the upload has moved; send what each call
-returns, in order; after a :class:`Close` call nothing but :meth:`Conversation.close`.
+Calling contract: give the conversation what comes (:meth:`Conversation.text`, and :meth:`Conversation.binary` for each
+piece of a chunk); call :meth:`Conversation.flush` before you wait for more, or let go of the bytes that you gave, since
+only then they are surely written and acknowledged; call :meth:`Conversation.changed` after the upload has moved. Send
+what each call returns, in order; after a :class:`Close` call nothing but :meth:`Conversation.close`.
 
 A 0.1 front end gives an upload up at any ``MsgError``. So a condition that passes is never one: the connection is
 closed instead, and the front end comes back by itself. The additions are spoken only to a peer that asks for them
@@ -13,11 +14,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
+from ..bulk import Bulk, Chain, bulk_of
 from ..errors import (
     BadRequest,
     Cancelled,
@@ -102,7 +104,11 @@ class Conversation:
         self._additions = False
         self._upload: Upload | None = None
         self._session: Session | None = None
-        self._position = 0
+        self._position = 0  # of what is written
+        self._queue: list[Bulk] = []  # what is to be written there
+        self._end = 0  # the position behind it
+        self._chunks: list[int] = []  # bytes of the whole chunks that are not acknowledged yet
+        self._part = 0  # bytes of the chunk under way
         self._empty_chunks = 0
 
     @property
@@ -129,11 +135,18 @@ class Conversation:
 
     def text(self, text: str) -> list[Action]:
         """A text message has come."""
-        return self._guarded(lambda: self._message(*_parse(text)))
+        return self._guarded(lambda: self._after_chunks(text))
 
-    def binary(self, data: Data) -> list[Action]:
-        """A binary message, one chunk, has come."""
-        return self._guarded(lambda: self._chunk(data))
+    def binary(self, data: Data, *, last: bool = True) -> list[Action]:
+        """A piece of a binary message, which is one chunk, has come. It is kept as it is until :meth:`flush`.
+
+        :param last: whether the chunk ends with it.
+        """
+        return self._guarded(lambda: self._piece(bulk_of(data), last))
+
+    def flush(self) -> list[Action]:
+        """Write all bytes that have come, record them, and acknowledge the chunks that are whole: in one go each."""
+        return self._guarded(self._flush)
 
     def changed(self) -> list[Action]:
         """The upload has moved, perhaps by another process."""
@@ -141,23 +154,34 @@ class Conversation:
 
     def close(self) -> None:
         """The connection is over."""
+        self._queue = []
         if self._session is not None:
             self._session.close()
             self._session = None
 
-    def _guarded(self, step: Callable[[], list[Action]]) -> list[Action]:
+    def _guarded(self, step: Callable[[], Iterable[Action]]) -> list[Action]:
+        actions: list[Action] = []
         try:
-            return step()
-        except Replaced as error:
-            return [Close(REPLACED if self._additions else RESTART, str(error))]
-        except Cancelled as error:
-            return [_message("MsgCancel", Reason=str(error)), Close(NORMAL)]
+            for action in step():
+                actions.append(action)  # noqa: PERF402 (what came before an error is kept)
         except IncomingError as error:
-            if error.retryable:
-                return [Close(TRY_AGAIN_LATER, error.name if isinstance(error, NoSpace) else str(error))]
-            return [_message("MsgError", ErrorCode=error.code, Msg=str(error)), Close(POLICY_VIOLATION)]
+            actions += self._said_of(error)
+        return actions
+
+    def _said_of(self, error: IncomingError) -> list[Action]:
+        if isinstance(error, Replaced):
+            return [Close(REPLACED if self._additions else RESTART, str(error))]
+        if isinstance(error, Cancelled):
+            return [_message("MsgCancel", Reason=str(error)), Close(NORMAL)]
+        if error.retryable:
+            return [Close(TRY_AGAIN_LATER, error.name if isinstance(error, NoSpace) else str(error))]
+        return [_message("MsgError", ErrorCode=error.code, Msg=str(error)), Close(POLICY_VIOLATION)]
 
     # -- messages -------------------------------------------------------------------------------------------
+
+    def _after_chunks(self, text: str) -> Iterator[Action]:
+        yield from self._flush()
+        yield from self._message(*_parse(text))
 
     def _message(self, kind: str, data: Mapping[str, Any]) -> list[Action]:
         handlers: Mapping[str, Callable[[Mapping[str, Any]], list[Action]]] = {
@@ -180,7 +204,7 @@ class Conversation:
         fingerprint = _string(data, "Fingerprint", 128) if "Fingerprint" in data else ""
         self._session = self._receiver.open(upload_id, length=length, name=name, fingerprint=fingerprint)
         self._upload = self._session.upload if self._session else self._receiver.status(upload_id)
-        self._position = self._upload.offset
+        self._position = self._end = self._upload.offset
         self._turn = _Turn.ACK
         return [self._conf()]
 
@@ -200,22 +224,63 @@ class Conversation:
         self._turn = _Turn.CHUNKS
         return self._complete_if_all_here()
 
-    def _chunk(self, data: Data) -> list[Action]:
+    def _piece(self, data: Bulk, last: bool) -> Iterator[Action]:
         self._expect(_Turn.CHUNKS, "a chunk")
-        assert self._session is not None
+        assert self._upload is not None
+        if self._end + len(data) > (self._upload.length or 0):
+            yield from self._flush()  # it will be refused, but not what came before it
         if len(data):
-            self._session.write(self._position, data)
-            self._upload = self._session.sync()
-            self._position += len(data)
-        else:
-            self._count_empty_chunk()
-        offset = {"Offset": self._session.upload.offset} if self._additions else {}
-        return [_message("MsgChunkAck", ChunkSize=len(data), **offset), *self._complete_if_all_here()]
+            self._queue.append(data)
+            self._end += len(data)
+            self._part += len(data)
+        if last:
+            yield from self._end_chunk()
 
-    def _count_empty_chunk(self) -> None:
+    def _end_chunk(self) -> Iterator[Action]:
+        size, self._part = self._part, 0
+        if not size:
+            yield from self._count_empty_chunk()
+        self._chunks.append(size)
+        assert self._upload is not None
+        if len(self._chunks) >= self._half_window or self._end >= (self._upload.length or 0):
+            yield from self._flush()
+
+    def _count_empty_chunk(self) -> Iterator[Action]:
         self._empty_chunks += 1
         if self._empty_chunks > _MOST_EMPTY_CHUNKS:
+            yield from self._flush()
             raise BadRequest("Too many chunks without a byte.")
+
+    @property
+    def _half_window(self) -> int:
+        """Chunks that are not kept any longer without an answer: the front end is to go on sending meanwhile."""
+        window = self._window if self._additions else WINDOW_OF_0_1
+        return max(1, window.send_ahead // 2)
+
+    def _flush(self) -> list[Action]:
+        chunks, self._chunks = self._chunks, []
+        self._write_queue()
+        if not chunks:
+            return []
+        assert self._session is not None
+        if any(chunks):
+            self._upload = self._session.sync()
+        return [*self._acks(chunks), *self._complete_if_all_here()]
+
+    def _write_queue(self) -> None:
+        queue, self._queue = self._queue, []
+        if queue:
+            assert self._session is not None
+            self._session.write(self._position, Chain(queue))
+            self._position = self._end
+
+    def _acks(self, chunks: Iterable[int]) -> Iterator[Action]:
+        """0.1 counts chunks by them: one for each."""
+        position = self._position - self._part - sum(chunks)
+        for size in chunks:
+            position += size
+            offset = {"Offset": position} if self._additions else {}
+            yield _message("MsgChunkAck", ChunkSize=size, **offset)
 
     def _complete_if_all_here(self) -> list[Action]:
         assert self._upload is not None

@@ -59,7 +59,10 @@ class FrontEnd:
         return int(conf["FilePos"])
 
     def chunk(self, data: bytes) -> list[Any]:
-        return understood(self.conversation.binary(data))
+        actions = self.conversation.binary(data)
+        if not any(isinstance(action, Close) for action in actions):
+            actions += self.conversation.flush()
+        return understood(actions)
 
     def changed(self) -> list[Any]:
         return understood(self.conversation.changed())

@@ -1,0 +1,236 @@
+"""The frames of a WebSocket (RFC 6455, section 5) without a socket: bytes in, texts and pieces of binary messages out.
+
+``websockets`` keeps the rules: it gets every control frame as it is, and of each data frame an empty one of the same
+kind, so that it knows what may follow. The bytes of data frames go past it: it would copy each of them several times,
+and hold a message until all of it has come. Here a piece of a binary message stays where it was read to, and is
+unmasked at the moment that it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from websockets.exceptions import ProtocolError
+from websockets.frames import Opcode
+from websockets.server import ServerProtocol
+
+from .bulk import Buffer, Bulk, write_blocks
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where the package was not compiled; websockets does the same
+    from websockets.utils import apply_mask
+
+_MOST_FRAGMENTS = 1024  # frames of one message
+_LONGEST_CONTROL = 125  # bytes (section 5.5)
+_LONGEST_HEAD = 14  # bytes (section 5.2)
+
+#: Bytes that are unmasked at a time, a multiple of four: they are still in the processor's cache when they are written.
+_UNMASKED = 128 * 1024
+
+_PROTOCOL_ERROR, _INVALID_DATA, _TOO_BIG = 1002, 1007, 1009  # close codes, section 7.4.1
+
+_FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
+_OPCODES = frozenset(Opcode)
+_CONTROL = frozenset({Opcode.CLOSE, Opcode.PING, Opcode.PONG})
+
+
+class Masked(Bulk):
+    """Bytes as they came, with the mask that takes them back to what was meant.
+
+    :param mask: of four bytes; its first is that of the first byte.
+    """
+
+    def __init__(self, data: memoryview, mask: bytes) -> None:
+        self._data = data
+        self._mask = mask
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def part(self, start: int, stop: int) -> Bulk:
+        return Masked(self._data[start:stop], _rotated(self._mask, start))
+
+    def into(self, descriptor: int, position: int) -> None:
+        write_blocks(descriptor, position, self.blocks())
+
+    def blocks(self) -> Iterator[Buffer]:
+        for start in range(0, len(self._data), _UNMASKED):
+            yield apply_mask(self._data[start : start + _UNMASKED], self._mask)
+
+
+def _rotated(mask: bytes, count: int) -> bytes:
+    """The mask of what lies ``count`` bytes further on."""
+    turn = count % 4
+    return mask[turn:] + mask[:turn]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a binary message.
+
+    :ivar last: whether the message ends with it; an empty message is one empty piece.
+    """
+
+    data: Bulk
+    last: bool
+
+
+#: A whole text message, or a piece of a binary one.
+Event: TypeAlias = str | Piece
+
+
+@dataclass
+class _Frame:
+    """The frame under way.
+
+    :ivar left: bytes of its payload that have not come yet.
+    :ivar mask: of the next byte.
+    """
+
+    opcode: Opcode
+    is_final: bool
+    left: int
+    mask: bytes
+
+
+class Frames:
+    """Reads what a client sends.
+
+    :param protocol: open; answers pings and closes, and ends by itself when it is told of what must not be.
+    :param longest_text: bytes of a text message, at most.
+    :param longest_binary: bytes of a binary message, at most.
+    """
+
+    def __init__(self, protocol: ServerProtocol, *, longest_text: int, longest_binary: int) -> None:
+        self._protocol = protocol
+        self._longest = {Opcode.TEXT: longest_text, Opcode.BINARY: longest_binary}
+        self._head = b""
+        self._frame: _Frame | None = None
+        self._kind: Opcode | None = None  # of the message under way
+        self._size = 0
+        self._fragments = 0
+        self._text = bytearray()
+
+    @property
+    def owed(self) -> int:
+        """Bytes that the sender has to send before it may wait for anything; 0 between two frames."""
+        if self._frame is not None:
+            return self._frame.left
+        return _head_size(self._head) - len(self._head) if self._head else 0
+
+    def receive(self, data: memoryview) -> Iterator[Event]:
+        """What these bytes bring, found as it is asked for: ask to the end before you give more.
+
+        Pieces lie in these bytes, and are good for as long as they are.
+        """
+        position = 0
+        while position < len(data) and not self._protocol.eof_sent:
+            if self._frame is None:
+                position += self._take_head(data[position : position + _LONGEST_HEAD])
+            if self._frame is not None:
+                payload = data[position : position + self._frame.left]
+                position += len(payload)
+                yield from self._take_payload(self._frame, payload)
+
+    # -- the head -------------------------------------------------------------------------------------------
+
+    def _take_head(self, data: memoryview) -> int:
+        """:returns: how many of these bytes belong to the head."""
+        known = len(self._head)
+        head = self._head + bytes(data)
+        if len(head) < 2 or (len(head) < _head_size(head) and not _is_malformed(head)):
+            self._head = head
+            return len(data)
+        self._head = b""
+        if _is_malformed(head):
+            self._tell(head[:1] + bytes((head[1] & _MASKED,)))
+            return len(data)
+        size = _head_size(head)
+        self._begin(head[:size])
+        return size - known
+
+    def _begin(self, head: bytes) -> None:
+        opcode, length = Opcode(head[0] & _OPCODE), _length(head)
+        if opcode in _CONTROL:
+            if length > _LONGEST_CONTROL:
+                self._protocol.fail(_PROTOCOL_ERROR, "control frame too long")
+                return
+            self._feed(head)
+        elif not self._begin_data(head[0], opcode, length):
+            return
+        self._frame = _Frame(opcode, bool(head[0] & _FIN), length, head[-4:])
+
+    def _begin_data(self, first: int, opcode: Opcode, length: int) -> bool:
+        """:returns: whether such a frame may come now, and be so long."""
+        if first != _FIN | Opcode.BINARY or self._kind is not None:  # a whole message in one frame changes nothing
+            self._tell(bytes((first, _MASKED)))
+            if self._protocol.eof_sent:
+                return False
+        if opcode is not Opcode.CONT:
+            self._kind, self._size, self._fragments = opcode, 0, 0
+        assert self._kind is not None, "the protocol has refused a continuation of nothing"
+        self._size += length
+        self._fragments += 1
+        if self._size <= self._longest[self._kind] and self._fragments <= _MOST_FRAGMENTS:
+            return True
+        self._protocol.fail(_TOO_BIG, "This message is too large.")
+        return False
+
+    def _tell(self, start: bytes) -> None:
+        """Let the protocol know of a frame that begins like this, as if it were empty."""
+        self._feed(start + bytes(4))
+
+    def _feed(self, data: bytes) -> None:
+        with suppress(ProtocolError):
+            self._protocol.receive_data(data)
+        self._protocol.events_received()
+
+    # -- the payload ----------------------------------------------------------------------------------------
+
+    def _take_payload(self, frame: _Frame, payload: memoryview) -> Iterator[Event]:
+        frame.left -= len(payload)
+        if not frame.left:
+            self._frame = None
+        if frame.opcode in _CONTROL:
+            if len(payload):
+                self._feed(bytes(payload))
+            return
+        is_last = not frame.left and frame.is_final
+        if self._kind is Opcode.BINARY:
+            if len(payload) or is_last:
+                yield Piece(Masked(payload, frame.mask), is_last)
+        else:
+            self._text += apply_mask(payload, frame.mask)
+            if is_last:
+                yield from self._decoded()
+        frame.mask = _rotated(frame.mask, len(payload))
+        if is_last:
+            self._kind = None
+
+    def _decoded(self) -> Iterator[str]:
+        data, self._text = self._text, bytearray()
+        try:
+            yield data.decode()
+        except UnicodeDecodeError:
+            self._protocol.fail(_INVALID_DATA, "This text is not UTF-8.")
+
+
+def _is_malformed(head: bytes) -> bool:
+    """By the first two bytes alone: reserved bits, an unknown kind of frame, or no mask."""
+    return bool(head[0] & _RESERVED) or head[0] & _OPCODE not in _OPCODES or not head[1] & _MASKED
+
+
+def _head_size(head: bytes) -> int:
+    """Bytes of a masked frame's head, as far as is known yet."""
+    if len(head) < 2:
+        return 2
+    return 6 + {126: 2, 127: 8}.get(head[1] & _LENGTH, 0)
+
+
+def _length(head: bytes) -> int:
+    """Bytes of the payload, by a whole head."""
+    return int.from_bytes(head[2:-4], "big") if len(head) > 6 else head[1] & _LENGTH
