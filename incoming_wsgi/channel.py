@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("incoming_wsgi")
 _protocol_log = logging.getLogger("incoming_wsgi.websocket")
 
-_READ = 256 * 1024  # bytes
+_READ = 256 * 1024  # bytes, beside those of a frame under way: of small frames not more come at once
 _MOST_EVENTS = 256  # that are given at once: a message may have a single byte
 _LOWEST_RATE = 256.0  # bytes per second that a message must come at
 _LONGEST_WAIT = 1.0  # seconds after which what has come of a frame is given away, however little it is
@@ -152,7 +152,7 @@ class Channel:
         filled = 0
         deadline = time.monotonic() + _SOON
         while len(events) < _MOST_EVENTS and not self._is_over:
-            room = buffer[filled : filled + _READ]
+            room = buffer[filled : filled + self._frames.owed + _READ]
             count = self._read(room)
             if not count:
                 break

@@ -74,7 +74,7 @@ class Extents:
         return length is not None and self.offset >= length
 
     def to_json(self) -> str:
-        return json.dumps(self.ranges, separators=(",", ":"))
+        return "[" + ",".join(f"[{start},{end}]" for start, end in self.ranges) + "]"
 
     @classmethod
     def from_json(cls, text: str) -> Extents:

@@ -34,6 +34,8 @@ _UNMASKED = 128 * 1024
 _PROTOCOL_ERROR, _INVALID_DATA, _TOO_BIG = 1002, 1007, 1009  # close codes, section 7.4.1
 
 _FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
+_MASK_SIZE = 4  # bytes
+_LONGER_LENGTHS = {126: 2, 127: 8}  # what stands for a length that follows, in so many bytes
 _OPCODES = frozenset(Opcode)
 _CONTROL = frozenset({Opcode.CLOSE, Opcode.PING, Opcode.PONG})
 
@@ -141,20 +143,21 @@ class Frames:
     def _take_head(self, data: memoryview) -> int:
         """:returns: how many of these bytes belong to the head."""
         known = len(self._head)
-        head = self._head + bytes(data)
-        if len(head) < 2 or (len(head) < _head_size(head) and not _is_malformed(head)):
-            self._head = head
-            return len(data)
-        self._head = b""
-        if _is_malformed(head):
+        self._head += bytes(data)
+        size = _head_size(self._head)
+        head = self._head[:size]
+        if len(head) >= 2 and _is_malformed(head):
             self._tell(head[:1] + bytes((head[1] & _MASKED,)))
-            return len(data)
-        size = _head_size(head)
-        self._begin(head[:size])
-        return size - known
+        elif len(head) >= size - _MASK_SIZE and self._is_too_long(head, size):
+            self._refuse_as_too_big()
+        elif len(head) == size:
+            self._head = b""
+            self._begin(head)
+            return size - known
+        return len(data)
 
     def _begin(self, head: bytes) -> None:
-        opcode, length = Opcode(head[0] & _OPCODE), _length(head)
+        opcode, length = Opcode(head[0] & _OPCODE), _length(head, len(head))
         if opcode in _CONTROL:
             if length > _LONGEST_CONTROL:
                 self._protocol.fail(_PROTOCOL_ERROR, "control frame too long")
@@ -162,7 +165,7 @@ class Frames:
             self._feed(head)
         elif not self._begin_data(head[0], opcode, length):
             return
-        self._frame = _Frame(opcode, bool(head[0] & _FIN), length, head[-4:])
+        self._frame = _Frame(opcode, bool(head[0] & _FIN), length, head[-_MASK_SIZE:])
 
     def _begin_data(self, first: int, opcode: Opcode, length: int) -> bool:
         """:returns: whether such a frame may come now, and be so long."""
@@ -171,18 +174,26 @@ class Frames:
             if self._protocol.eof_sent:
                 return False
         if opcode is not Opcode.CONT:
-            self._kind, self._size, self._fragments = opcode, 0, 0
+            self._kind = opcode
         assert self._kind is not None, "the protocol has refused a continuation of nothing"
         self._size += length
         self._fragments += 1
         if self._size <= self._longest[self._kind] and self._fragments <= _MOST_FRAGMENTS:
             return True
-        self._protocol.fail(_TOO_BIG, "This message is too large.")
+        self._refuse_as_too_big()
         return False
+
+    def _is_too_long(self, head: bytes, size: int) -> bool:
+        """Whether such a frame can't be right, whatever it is."""
+        held = 0 if head[0] & _OPCODE in _CONTROL else self._size
+        return held + _length(head, size) > max(self._longest.values())
+
+    def _refuse_as_too_big(self) -> None:
+        self._protocol.fail(_TOO_BIG, "This message is too large.")
 
     def _tell(self, start: bytes) -> None:
         """Let the protocol know of a frame that begins like this, as if it were empty."""
-        self._feed(start + bytes(4))
+        self._feed(start + bytes(_MASK_SIZE))
 
     def _feed(self, data: bytes) -> None:
         with suppress(ProtocolError):
@@ -209,7 +220,7 @@ class Frames:
                 yield from self._decoded()
         frame.mask = _rotated(frame.mask, len(payload))
         if is_last:
-            self._kind = None
+            self._kind, self._size, self._fragments = None, 0, 0
 
     def _decoded(self) -> Iterator[str]:
         data, self._text = self._text, bytearray()
@@ -228,9 +239,11 @@ def _head_size(head: bytes) -> int:
     """Bytes of a masked frame's head, as far as is known yet."""
     if len(head) < 2:
         return 2
-    return 6 + {126: 2, 127: 8}.get(head[1] & _LENGTH, 0)
+    return 2 + _LONGER_LENGTHS.get(head[1] & _LENGTH, 0) + _MASK_SIZE
 
 
-def _length(head: bytes) -> int:
-    """Bytes of the payload, by a whole head."""
-    return int.from_bytes(head[2:-4], "big") if len(head) > 6 else head[1] & _LENGTH
+def _length(head: bytes, size: int) -> int:
+    """Bytes of the payload, by a head of which the mask may be missing."""
+    if size == 2:
+        return 0  # not known yet
+    return int.from_bytes(head[2 : size - _MASK_SIZE], "big") if size > 2 + _MASK_SIZE else head[1] & _LENGTH

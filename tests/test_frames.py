@@ -188,7 +188,7 @@ def test_what_is_owed(fin: int) -> None:
     ("data", "code"),
     [
         (frame(0x81, bytes(LONGEST_TEXT + 1))[:8], 1009),
-        (frame(0x82, bytes(LONGEST_BINARY + 1))[:14], 1009),
+        (frame(0x82, bytes(LONGEST_BINARY + 1))[:10], 1009),
         (b"\x82\xff" + (2**63 + 1).to_bytes(8, "big") + b"mask", 1009),
         (frame(0x01, bytes(LONGEST_TEXT)) + frame(0x80, b"x")[:6], 1009),
         (frame(0x02, b"x") + module._MOST_FRAGMENTS * frame(0x00, b""), 1009),

@@ -242,7 +242,7 @@ class Conversation:
             yield from self._count_empty_chunk()
         self._chunks.append(size)
         assert self._upload is not None
-        if len(self._chunks) >= self._half_window or self._end >= (self._upload.length or 0):
+        if len(self._chunks) > self._half_window or self._end >= (self._upload.length or 0):
             yield from self._flush()
 
     def _count_empty_chunk(self) -> Iterator[Action]:
@@ -253,7 +253,7 @@ class Conversation:
 
     @property
     def _half_window(self) -> int:
-        """Chunks that are not kept any longer without an answer: the front end is to go on sending meanwhile."""
+        """Chunks that may be kept without an answer: the front end is to go on sending meanwhile."""
         window = self._window if self._additions else WINDOW_OF_0_1
         return max(1, window.send_ahead // 2)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from .. import offload
 from ..disk import sync_data
@@ -78,14 +78,29 @@ UPDATE uploads SET synced = extents;
 }
 
 _UPLOAD_FIELDS = tuple(field.name for field in fields(Upload))
+_COLUMNS = ", ".join(_UPLOAD_FIELDS)
+#: What an arrival changes of an upload.
+_ARRIVAL_FIELDS = ("extents", "synced", "boot_id", "active_at")
+#: What an arrival depends on; nothing else of an upload changes without its version.
+_ARRIVAL_TERMS = ("id", "version", "state", "session", "extents", "synced", "boot_id", "taken_back")
 #: Fields that :meth:`SQLiteRegistry.save` takes from nobody.
 _NEVER_SAVED = frozenset({"version", "extents", "taken_back"})
+_SELECT_UPLOAD = f"SELECT {_COLUMNS} FROM uploads WHERE id = ?"
+_ADD_AS_REMEMBERED = (
+    f"UPDATE uploads SET {', '.join(f'{name} = ?' for name in _ARRIVAL_FIELDS)}"
+    f" WHERE {' AND '.join(f'{name} = ?' for name in _ARRIVAL_TERMS)}"
+)
+#: The values of :data:`_COLUMNS`, as SQLite gives them.
+_Row: TypeAlias = tuple[Any, ...]
 _DELIVERY_FIELDS = tuple(field.name for field in fields(Delivery))
 #: The name of a holder, as :meth:`SQLiteRegistry._come_alive` makes it.
 _HOLDER = re.compile(r"[0-9]+-[0-9a-f]{16}")
 
 #: Seconds that another program, such as a backup, may have the file locked.
 _FOREIGN_PATIENCE = 1.0
+
+#: Uploads whose rows are remembered as they were read last; the bytes of few arrive at a time.
+_MOST_REMEMBERED = 256
 
 _CACHE_BYTES = 2 * 1024 * 1024
 
@@ -113,6 +128,7 @@ class SQLiteRegistry(Registry):
         self._read_guard = threading.Lock()
         self._group = Group(self._sync_log)
         self._log_was_lost = False
+        self._remembered: dict[str, tuple[_Row, Upload]] = {}
         try:
             self._open()
         except (sqlite3.DatabaseError, OSError) as error:
@@ -229,19 +245,57 @@ class SQLiteRegistry(Registry):
         return saved
 
     def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
+        saved = self._add_as_remembered(upload_id, session, start, end, synced)
+        return saved or self._add_extent(upload_id, session, start, end, synced)
+
+    def _add_as_remembered(self, upload_id: str, session: str, start: int, end: int, synced: bool) -> Upload | None:
+        """In one statement, if the upload is still as it was seen last: it mostly is, since one lane writes."""
+        row, current = self._remembered.get(upload_id, (None, None))
+        if row is None or current is None or current.boot_id != self._boot_id:
+            return None
+        if current.session != session or current.state not in OPEN_STATES:
+            return None
+        saved = self._with_extent(current, start, end, synced)
+        changed = {
+            "extents": saved.extents.to_json(),
+            "synced": saved.synced.to_json(),
+            "boot_id": saved.boot_id,
+            "active_at": saved.active_at,
+        }
+        if not self._replace(row, changed):
+            return None
+        self._remember(tuple(changed.get(name, value) for name, value in zip(_UPLOAD_FIELDS, row, strict=True)), saved)
+        return saved
+
+    def _replace(self, row: _Row, changed: dict[str, Any]) -> bool:
+        """Change a row that is still like this; says whether it was."""
+        known = dict(zip(_UPLOAD_FIELDS, row, strict=True))
+        values = [*(changed[name] for name in _ARRIVAL_FIELDS), *(known[name] for name in _ARRIVAL_TERMS)]
+        with _translating(), self._write_lock:
+            try:
+                return bool(self._writer.execute(_ADD_AS_REMEMBERED, values).rowcount)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                return False  # by a foreign program: the longer way is more patient
+
+    def _with_extent(self, upload: Upload, start: int, end: int, synced: bool) -> Upload:
+        return replace(
+            upload,
+            extents=upload.extents.add(start, end),
+            synced=upload.synced.add(start, end) if synced else upload.synced,
+            boot_id=self._boot_id,
+            active_at=self.now(),
+        )
+
+    def _add_extent(self, upload_id: str, session: str, start: int, end: int, synced: bool) -> Upload:
         with self._transaction() as db:
             current = self._select_upload(db, upload_id)
             if current is None or current.session != session or current.state not in OPEN_STATES:
                 raise Conflict
-            saved = replace(
-                current,
-                extents=current.extents.add(start, end),
-                synced=current.synced.add(start, end) if synced else current.synced,
-                boot_id=self._boot_id,
-                active_at=self.now(),
-            )
+            saved = self._with_extent(current, start, end, synced)
             row = _row_of_upload(saved)
-            _update(db, upload_id, {name: row[name] for name in ("extents", "synced", "boot_id", "active_at")})
+            _update(db, upload_id, {name: row[name] for name in _ARRIVAL_FIELDS})
         return saved
 
     def add_synced(self, upload: Upload) -> None:
@@ -259,7 +313,7 @@ class SQLiteRegistry(Registry):
         # The extents of a complete upload are one range from 0 to its length; of an empty file, none. Under another
         # boot of the machine less of them may count.
         query = (
-            f"SELECT * FROM uploads WHERE state IN ({_marks(OPEN_STATES)}) AND protocol = 'incoming'"
+            f"SELECT {_COLUMNS} FROM uploads WHERE state IN ({_marks(OPEN_STATES)}) AND protocol = 'incoming'"
             " AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END LIMIT 1000"
         )
         with self._reading() as db:
@@ -274,7 +328,7 @@ class SQLiteRegistry(Registry):
         limit: int = 1000,
         app: str | None = None,
     ) -> list[Upload]:
-        query = f"SELECT * FROM uploads WHERE state IN ({_marks(states)})"
+        query = f"SELECT {_COLUMNS} FROM uploads WHERE state IN ({_marks(states)})"
         values: list[Any] = [state.value for state in states]
         if idle_since is not None:
             query, values = query + " AND active_at <= ?", [*values, idle_since]
@@ -285,11 +339,23 @@ class SQLiteRegistry(Registry):
         return [self._upload_of_row(row) for row in rows]
 
     def _select_upload(self, db: sqlite3.Connection, upload_id: str) -> Upload | None:
-        row = db.execute("SELECT * FROM uploads WHERE id = ?", (upload_id,)).fetchone()
-        return None if row is None else self._upload_of_row(row)
+        found = db.execute(_SELECT_UPLOAD, (upload_id,)).fetchone()
+        if found is None:
+            return None
+        row = tuple(found)
+        known, upload = self._remembered.get(upload_id, (None, None))
+        if known != row or upload is None:
+            upload = self._upload_of_row(row)
+            self._remember(row, upload)
+        return upload
 
-    def _upload_of_row(self, row: sqlite3.Row) -> Upload:
+    def _upload_of_row(self, row: Iterable[Any]) -> Upload:
         return _upload_of_row(row).under(self._boot_id)
+
+    def _remember(self, row: _Row, upload: Upload) -> None:
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[upload.id] = row, upload
 
     # -- outbox -------------------------------------------------------------------------------------------------
 
@@ -585,13 +651,14 @@ def _row_of_upload(upload: Upload) -> dict[str, Any]:
     return row
 
 
-def _upload_of_row(row: sqlite3.Row) -> Upload:
-    values = {name: row[name] for name in _UPLOAD_FIELDS}
-    values["state"] = State(row["state"])
-    values["extents"] = Extents.from_json(row["extents"])
-    values["synced"] = Extents.from_json(row["synced"])
-    values["metadata"] = json.loads(row["metadata"])
-    values["remove_file_when_finished"] = bool(row["remove_file_when_finished"])
+def _upload_of_row(row: Iterable[Any]) -> Upload:
+    """:param row: the values of :data:`_COLUMNS`."""
+    values = dict(zip(_UPLOAD_FIELDS, row, strict=True))
+    values["state"] = State(values["state"])
+    values["extents"] = Extents.from_json(values["extents"])
+    values["synced"] = Extents.from_json(values["synced"])
+    values["metadata"] = json.loads(values["metadata"])
+    values["remove_file_when_finished"] = bool(values["remove_file_when_finished"])
     return Upload(**values)
 
 

@@ -222,9 +222,6 @@ TOO_BIG: dict[str, Callable[[], bytes]] = {
     "text in pieces": lambda: frame(TEXT, LONGEST_TEXT * b" ", fin=False) + frame(CONTINUATION, b"x"),
     "a chunk, by its head alone": lambda: frame_head(BINARY, LONGEST_CHUNK + 1),
     "a chunk of 2^62 bytes, by its head alone": lambda: frame_head(BINARY, 2**62),
-    "a chunk in pieces": lambda: (
-        frame(BINARY, LONGEST_CHUNK * b"x", fin=False) + frame_head(CONTINUATION, LONGEST_CHUNK, fin=False)
-    ),
     "too many fragments": lambda: frame(BINARY, b"x", fin=False) + 1100 * frame(CONTINUATION, b"x", fin=False),
     "too many empty fragments": lambda: frame(TEXT, fin=False) + 1100 * frame(CONTINUATION, fin=False),
 }
@@ -235,6 +232,14 @@ def test_message_too_big(case: str, upload: Upload) -> None:
     with upload.resume() as peer:
         peer.send(TOO_BIG[case]())
         assert peer.hear_until_the_end() == [("close", 1009)]
+
+
+def test_a_chunk_in_pieces_too_big(server: AppServer) -> None:
+    """Of a file for which it is not."""
+    with closing(Upload(server, data=3 * LONGEST_CHUNK * b"x", safe=0)) as upload, upload.resume() as peer:
+        peer.send(frame(BINARY, LONGEST_CHUNK * b"x", fin=False) + frame_head(CONTINUATION, LONGEST_CHUNK, fin=False))
+        assert peer.hear_until_the_end() == [("close", 1009)]
+        upload.assert_unchanged()
 
 
 # -- messages ---------------------------------------------------------------------------------------------------
