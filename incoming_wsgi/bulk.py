@@ -99,6 +99,8 @@ class Chain(Bulk):
         return self._length
 
     def part(self, start: int, stop: int) -> Bulk:
+        if (start, stop) == (0, self._length):
+            return self
         kept, begin = [], 0
         for piece in self._pieces:
             end = begin + len(piece)
@@ -123,9 +125,16 @@ def write_blocks(descriptor: int, position: int, blocks: Iterable[Buffer]) -> No
         held.append(block)
         size += len(block)
         if size >= _HELD or len(held) >= _MOST_BLOCKS:
-            Blocks(held).into(descriptor, position)
+            _write_all(descriptor, position, held, size)
             held, position, size = [], position + size, 0
-    Blocks(held).into(descriptor, position)
+    _write_all(descriptor, position, held, size)
+
+
+def _write_all(descriptor: int, position: int, blocks: Sequence[Buffer], size: int) -> None:
+    """:param size: bytes of these blocks, of which one call can write as many as they are."""
+    written = os.pwritev(descriptor, blocks, position) if size else 0
+    if written < size:
+        Blocks(blocks).part(written, size).into(descriptor, position + written)
 
 
 def bulk_of(data: Buffer | Bulk) -> Bulk:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incoming_wsgi.bulk import NOTHING, PIECE, Blocks, Bulk, Lent, Pipe, Piped, buffers, bulk_of, pipes
+from incoming_wsgi.bulk import NOTHING, PIECE, Blocks, Bulk, Chain, Lent, Pipe, Piped, buffers, bulk_of, pipes
 
 from .helpers import piped
 
@@ -20,6 +20,9 @@ DATA = random.Random(7).randbytes(100_000)
 KINDS: dict[str, Callable[[bytes], Bulk]] = {
     "bytes": bulk_of,
     "blocks": lambda data: Blocks((data[:7], data[7:7], data[7:50_000], memoryview(data)[50_000:])),
+    "chain": lambda data: Chain(
+        (bulk_of(data[:7]), NOTHING, Blocks((data[7:9], data[9:70_000])), bulk_of(data[70_000:]))
+    ),
     "pipe": piped,
 }
 

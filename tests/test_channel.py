@@ -16,7 +16,7 @@ from websockets.uri import parse_uri
 
 from incoming_wsgi import channel as module
 from incoming_wsgi.channel import Channel, handshake
-from incoming_wsgi.frames import Event
+from incoming_wsgi.frames import Event, Piece
 from incoming_wsgi.servers import Connection
 
 HANDSHAKE = {
@@ -73,6 +73,12 @@ class Peer:
         return self.protocol.close_rcvd.code if self.protocol.close_rcvd else None
 
 
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], client
+
+
 class Messages:
     """A channel, with the pieces of binary messages put together."""
 
@@ -96,8 +102,8 @@ class Messages:
 
 
 class Pair:
-    def __init__(self, read_ahead: bytes = b"", *, is_upgraded: bool = True) -> None:
-        server, client = socket.socketpair()
+    def __init__(self, read_ahead: bytes = b"", *, is_upgraded: bool = True, over_tcp: bool = False) -> None:
+        server, client = tcp_pair() if over_tcp else socket.socketpair()
         self.peer = Peer(client)
         connection = Connection(server, read_ahead, is_upgraded, "test", {})
         self.channel = Channel(connection, handshake(HANDSHAKE), longest_text=TEXT, longest_binary=BINARY)
@@ -246,6 +252,83 @@ def test_what_no_browser_sends(pair: Pair, data: bytes, code: int) -> None:
     pair.peer.socket.sendall(data)
     assert pair.messages.receive(5) is None
     assert pair.peer.close_code() == code
+
+
+def test_a_piece_of_a_message_is_given_before_the_rest_has_come(pair: Pair) -> None:
+    pair.peer.protocol.send_binary(b"x" * 500)
+    data = b"".join(pair.peer.protocol.data_to_send())
+    pair.peer.socket.sendall(data[:-200])
+    (piece,) = pair.channel.receive(5)
+    assert isinstance(piece, Piece)
+    assert (len(piece.data), piece.last) == (300, False)
+    pair.peer.socket.sendall(data[-200:])
+    (piece,) = pair.channel.receive(5)
+    assert isinstance(piece, Piece)
+    assert (len(piece.data), piece.last) == (200, True)
+
+
+def test_what_is_there_is_given_at_once(pair: Pair) -> None:
+    for _ in range(5):
+        pair.peer.binary(b"x" * 900)
+    pair.peer.text("hello")
+    *pieces, text = pair.channel.receive(5)
+    assert sum(len(piece.data) for piece in pieces if isinstance(piece, Piece)) == 4500
+    assert text == "hello"
+
+
+def test_many_small_messages_are_given_in_portions(pair: Pair) -> None:
+    count = 3 * module._MOST_EVENTS
+    pair.peer.socket.sendall(count * b"\x82\x81\0\0\0\0x")
+    found = []
+    while sum(found) < count:
+        found.append(len(pair.channel.receive(5)))
+    assert max(found) < 2 * module._MOST_EVENTS
+
+
+@pytest.fixture
+def over_tcp() -> Iterator[Pair]:
+    pair = Pair(over_tcp=True)
+    yield pair
+    pair.close()
+
+
+@pytest.mark.parametrize("size", [1, 900, BINARY])
+def test_nobody_waits_for_more_than_is_owed(over_tcp: Pair, size: int) -> None:
+    """Who waits for an answer before it sends more gets it at once, however little it has sent."""
+    for _ in range(20):
+        began = time.monotonic()
+        over_tcp.peer.binary(b"x" * size)
+        assert over_tcp.messages.receive(5) == b"x" * size
+        over_tcp.peer.protocol.send_ping(b"")
+        over_tcp.peer.text("hello")
+        assert over_tcp.messages.receive(5) == "hello"
+        assert time.monotonic() - began < 0.9
+
+
+def test_who_waits_holds_no_buffer(pair: Pair) -> None:
+    pair.peer.binary(b"x" * 900)
+    pair.channel.receive(5)
+    assert pair.channel._buffer is not None
+    with pytest.raises(TimeoutError):
+        pair.channel.receive(0.01)
+    assert pair.channel._buffer is None
+    pair.peer.text("hello")
+    pair.channel.receive(5)
+    pair.channel.close(1000)
+    assert pair.channel._buffer is None
+
+
+def test_the_goodbye_of_a_peer_is_found_behind_half_a_message(pair: Pair) -> None:
+    pair.peer.protocol.send_binary(b"x" * 900)
+    data = b"".join(pair.peer.protocol.data_to_send())
+    pair.peer.socket.sendall(data[:100])
+    pair.channel.receive(5)
+    pair.peer.protocol.send_close(1000)
+    pair.peer.socket.sendall(data[100:] + b"".join(pair.peer.protocol.data_to_send()))
+    began = time.monotonic()
+    pair.channel.close(1012)
+    assert pair.channel._protocol.close_rcvd is not None
+    assert time.monotonic() - began < 5
 
 
 # -- silence and goodbye ----------------------------------------------------------------------------------------

@@ -85,6 +85,9 @@ _ARRIVAL_FIELDS = ("extents", "synced", "boot_id", "active_at")
 _ARRIVAL_TERMS = ("id", "version", "state", "session", "extents", "synced", "boot_id", "taken_back")
 #: Fields that :meth:`SQLiteRegistry.save` takes from nobody.
 _NEVER_SAVED = frozenset({"version", "extents", "taken_back"})
+#: Where these stand among :data:`_COLUMNS`.
+_ARRIVAL_PLACES = tuple(map(_UPLOAD_FIELDS.index, _ARRIVAL_FIELDS))
+_TERM_PLACES = tuple(map(_UPLOAD_FIELDS.index, _ARRIVAL_TERMS))
 _SELECT_UPLOAD = f"SELECT {_COLUMNS} FROM uploads WHERE id = ?"
 _ADD_AS_REMEMBERED = (
     f"UPDATE uploads SET {', '.join(f'{name} = ?' for name in _ARRIVAL_FIELDS)}"
@@ -256,21 +259,18 @@ class SQLiteRegistry(Registry):
         if current.session != session or current.state not in OPEN_STATES:
             return None
         saved = self._with_extent(current, start, end, synced)
-        changed = {
-            "extents": saved.extents.to_json(),
-            "synced": saved.synced.to_json(),
-            "boot_id": saved.boot_id,
-            "active_at": saved.active_at,
-        }
+        changed = (saved.extents.to_json(), saved.synced.to_json(), saved.boot_id, saved.active_at)
         if not self._replace(row, changed):
             return None
-        self._remember(tuple(changed.get(name, value) for name, value in zip(_UPLOAD_FIELDS, row, strict=True)), saved)
+        new = list(row)
+        for place, value in zip(_ARRIVAL_PLACES, changed, strict=True):
+            new[place] = value
+        self._remember(tuple(new), saved)
         return saved
 
-    def _replace(self, row: _Row, changed: dict[str, Any]) -> bool:
+    def _replace(self, row: _Row, changed: _Row) -> bool:
         """Change a row that is still like this; says whether it was."""
-        known = dict(zip(_UPLOAD_FIELDS, row, strict=True))
-        values = [*(changed[name] for name in _ARRIVAL_FIELDS), *(known[name] for name in _ARRIVAL_TERMS)]
+        values = (*changed, *(row[place] for place in _TERM_PLACES))
         with _translating(), self._write_lock:
             try:
                 return bool(self._writer.execute(_ADD_AS_REMEMBERED, values).rowcount)
@@ -346,7 +346,8 @@ class SQLiteRegistry(Registry):
         known, upload = self._remembered.get(upload_id, (None, None))
         if known != row or upload is None:
             upload = self._upload_of_row(row)
-            self._remember(row, upload)
+            if not db.in_transaction:  # what is not committed may never have been
+                self._remember(row, upload)
         return upload
 
     def _upload_of_row(self, row: Iterable[Any]) -> Upload:

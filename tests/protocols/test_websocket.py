@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from incoming_wsgi.errors import CODES
+from incoming_wsgi.errors import CODES, Unavailable
 from incoming_wsgi.protocols.websocket import (
     NORMAL,
     POLICY_VIOLATION,
@@ -152,6 +152,95 @@ def test_an_acknowledged_chunk_is_recorded(engine: Engine, front_end: FrontEnd) 
     front_end.chunk(DATA[:600])
     assert engine.receiver.status(front_end.ticket).received == 600
     assert engine.arriving(front_end.ticket).read_bytes() == DATA[:600]
+
+
+def in_one_go(front_end: FrontEnd, *said: bytes | str) -> list[Any]:
+    """Whole chunks and texts that came together."""
+    actions: list[Action] = []
+    for one in said:
+        actions += front_end.conversation.text(one) if isinstance(one, str) else front_end.conversation.binary(one)
+        if any(isinstance(action, Close) for action in actions):
+            return understood(actions)
+    return understood([*actions, *front_end.conversation.flush()])
+
+
+def test_chunks_that_came_together_are_one_record(
+    engine: Engine, front_end: FrontEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front_end.begin()
+    records: list[tuple[int, int]] = []
+    add_extent = engine.registry.add_extent
+
+    def noted(upload_id: str, session: str, start: int, end: int, **more: Any) -> Upload:
+        records.append((start, end))
+        return add_extent(upload_id, session, start, end, **more)
+
+    monkeypatch.setattr(engine.registry, "add_extent", noted)
+    heard = in_one_go(front_end, DATA[:100], b"", DATA[100:600])
+    assert heard == [("MsgChunkAck", {"ChunkSize": size}) for size in (100, 0, 500)]
+    assert records == [(0, 600)]
+
+
+def test_each_acknowledgement_tells_how_far_it_reaches(newer: FrontEnd) -> None:
+    newer.begin()
+    heard = in_one_go(newer, DATA[:100], DATA[100:600], DATA[600:])
+    assert [data["Offset"] for kind, data in heard if kind == "MsgChunkAck"] == [100, 600, 1000]
+
+
+def test_no_more_than_half_of_the_window_waits_for_an_answer(engine: Engine, front_end: FrontEnd) -> None:
+    front_end.begin()
+    heard = [understood(front_end.conversation.binary(DATA[start : start + 100])) for start in range(0, 300, 100)]
+    assert heard == [[], [], 3 * [("MsgChunkAck", {"ChunkSize": 100})]]
+    assert engine.receiver.status(front_end.ticket).received == 300
+
+
+def test_pieces_are_written_as_they_come_and_acknowledged_when_the_chunk_is_whole(
+    engine: Engine, front_end: FrontEnd
+) -> None:
+    front_end.begin()
+    for start in range(0, 600, 200):
+        assert front_end.conversation.binary(DATA[start : start + 200], last=False) == []
+        assert front_end.conversation.flush() == []
+        assert engine.arriving(front_end.ticket).read_bytes() == DATA[: start + 200]
+    assert engine.receiver.status(front_end.ticket).received == 0
+    assert front_end.chunk(DATA[600:700]) == [("MsgChunkAck", {"ChunkSize": 700})]
+    assert engine.receiver.status(front_end.ticket).received == 700
+
+
+def test_what_came_before_a_mistake_counts(engine: Engine, front_end: FrontEnd) -> None:
+    front_end.begin()
+    heard = in_one_go(front_end, DATA[:300], DATA[:900])
+    assert heard[0] == ("MsgChunkAck", {"ChunkSize": 300})
+    assert without_sentences(heard[1:]) == error("too_large")
+    assert engine.receiver.status(front_end.ticket).received == 300
+
+
+def test_what_came_before_a_text_counts_first(engine: Engine, front_end: FrontEnd) -> None:
+    front_end.begin()
+    pause = json.dumps({"MsgType": "MsgPause", "MsgData": {"Pause": True}})
+    assert in_one_go(front_end, DATA[:300], pause) == [("MsgChunkAck", {"ChunkSize": 300})]
+    assert engine.receiver.status(front_end.ticket).received == 300
+    assert engine.state(front_end.ticket) is State.PAUSED
+
+
+@pytest.mark.parametrize("broken", ["pwritev", "record"])
+def test_nothing_is_acknowledged_of_what_failed(
+    engine: Engine, front_end: FrontEnd, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front_end.begin()
+
+    def fail(*_: object, **__: object) -> None:
+        if broken == "record":
+            raise Unavailable
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        if broken == "record":
+            patch.setattr(engine.registry, "add_extent", fail)
+        else:
+            patch.setattr(os, "pwritev", fail)
+        assert in_one_go(front_end, DATA[:300], DATA[300:600]) == [TRY_AGAIN_LATER]
+    assert engine.receiver.status(front_end.ticket).received == 0
 
 
 def test_it_goes_on_where_it_was_cut(engine: Engine, front_end: FrontEnd) -> None:

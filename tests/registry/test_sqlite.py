@@ -10,8 +10,9 @@ from typing import cast
 
 import pytest
 
-from incoming_wsgi.errors import NoSpace, Unavailable
+from incoming_wsgi.errors import Conflict, NoSpace, Unavailable
 from incoming_wsgi.registry import Delivery, from_url
+from incoming_wsgi.registry import sqlite as module
 from incoming_wsgi.registry.sqlite import SCHEMA_VERSION, SQLiteRegistry
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
@@ -482,3 +483,70 @@ def test_a_log_that_could_not_be_synced_is_not_believed_while_somebody_reads_fro
     database = sqlite3.connect(f"file:{path}?immutable=1", uri=True)  # without the log
     assert database.execute("SELECT COUNT(*) FROM uploads").fetchone() == (2,)
     database.close()
+
+
+# -- arrivals in one statement ----------------------------------------------------------------------------------
+
+
+def statements(registry: SQLiteRegistry) -> list[str]:
+    """What the registry writes from now on."""
+    found: list[str] = []
+    registry._writer.set_trace_callback(found.append)
+    return found
+
+
+def test_an_arrival_is_one_statement_where_nothing_has_changed(registry: SQLiteRegistry) -> None:
+    upload = registry.create(receiving(100))
+    registry.get(upload.id)
+    written = statements(registry)
+    for start in range(3):
+        registry.add_extent(upload.id, "token", start, start + 1)
+        assert registry.get(upload.id) is registry.get(upload.id)
+    assert [statement.split()[0] for statement in written] == 3 * ["UPDATE"]
+    found = registry.get(upload.id)
+    assert found is not None
+    assert found.extents.ranges == ((0, 3),)
+
+
+@pytest.mark.parametrize("by", ["another lane", "another opening", "a sync", "a disk that lost bytes", "nobody"])
+def test_what_is_remembered_is_never_believed_without_a_look(registry: SQLiteRegistry, path: Path, by: str) -> None:
+    upload = registry.create(receiving(100))
+    registry.add_extent(upload.id, "token", 0, 10)
+    known = registry.get(upload.id)
+    assert known is not None
+    other = SQLiteRegistry(path)
+    if by == "another lane":
+        other.add_extent(upload.id, "token", 20, 30)
+    elif by == "another opening":
+        other.save(known, known.to(State.RECEIVING, session="other", epoch=1))
+    elif by == "a sync":
+        other.add_synced(known)
+    elif by == "a disk that lost bytes":
+        other.save(known, known, back_to_synced=True)
+    if by == "another opening":
+        with pytest.raises(Conflict):
+            registry.add_extent(upload.id, "token", 10, 15)
+    else:
+        saved = registry.add_extent(upload.id, "token", 10, 15)
+        assert saved == other.get(upload.id) == registry.get(upload.id)
+        expected = {"another lane": ((0, 15), (20, 30)), "a disk that lost bytes": ((10, 15),)}
+        assert saved.extents.ranges == expected.get(by, ((0, 15),))
+        assert saved.synced.ranges == (((0, 10),) if by == "a sync" else ())
+    other.close()
+
+
+def test_what_was_not_committed_is_not_remembered(registry: SQLiteRegistry) -> None:
+    upload = registry.create(receiving(100))
+    delivery = Delivery("event", upload.id, "app", "finished", "callable")
+    registry.enqueue(delivery)
+    with pytest.raises(sqlite3.IntegrityError):
+        registry.save(upload, upload.to(State.PAUSED), enqueue=delivery)
+    assert upload.id not in registry._remembered
+
+
+def test_few_uploads_are_remembered(registry: SQLiteRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_REMEMBERED", 3)
+    uploads = [registry.create(receiving(10)) for _ in range(10)]
+    for upload in uploads:
+        assert registry.get(upload.id) == upload
+    assert len(registry._remembered) <= 3
