@@ -17,9 +17,10 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -83,8 +84,16 @@ _COLUMNS = ", ".join(_UPLOAD_FIELDS)
 _ARRIVAL_FIELDS = ("extents", "synced", "boot_id", "active_at")
 #: What an arrival depends on; nothing else of an upload changes without its version.
 _ARRIVAL_TERMS = ("id", "version", "state", "session", "extents", "synced", "boot_id", "taken_back")
-#: Fields that :meth:`SQLiteRegistry.save` takes from nobody.
-_NEVER_SAVED = frozenset({"version", "extents", "taken_back"})
+#: Fields that :meth:`SQLiteRegistry.save` writes; the others it takes from nobody.
+_SAVED = tuple(name for name in _UPLOAD_FIELDS if name not in ("version", "extents", "taken_back"))
+#: How fields are written that SQLite does not know.
+_WRITTEN: Mapping[str, Callable[[Any], Any]] = {
+    "state": attrgetter("value"),
+    "extents": Extents.to_json,
+    "synced": Extents.to_json,
+    "metadata": lambda metadata: json.dumps(dict(metadata)),
+    "remove_file_when_finished": int,
+}
 #: Where these stand among :data:`_COLUMNS`.
 _ARRIVAL_PLACES = tuple(map(_UPLOAD_FIELDS.index, _ARRIVAL_FIELDS))
 _TERM_PLACES = tuple(map(_UPLOAD_FIELDS.index, _ARRIVAL_TERMS))
@@ -231,18 +240,18 @@ class SQLiteRegistry(Registry):
                 raise Conflict
             changes = _differences(before, after)
             if back_to_synced:
-                changes |= {"extents": current.synced.to_json(), "taken_back": current.taken_back + 1}
+                changes |= {"extents": current.synced, "taken_back": current.taken_back + 1}
                 db.execute("DELETE FROM digests WHERE upload_id = ?", (before.id,))
+            saved = current
             if changes:
                 changes["version"] = current.version + 1
-                changes["change"] = _next_change(db)
-                _update(db, before.id, changes)
+                saved = replace(current, **changes)
+                row = {name: _column(saved, name) for name in changes}
+                _update(db, before.id, {**row, "change": _next_change(db)})
             if settle is not None:
                 db.execute("DELETE FROM outbox WHERE event_id = ?", (settle.event_id,))
             if enqueue is not None:
                 _insert(db, "outbox", _row_of_delivery(enqueue))
-            saved = self._select_upload(db, before.id)
-            assert saved is not None
         if changes:
             self._watch.notify(before.id)
         return saved
@@ -638,18 +647,18 @@ def _identity(upload: Upload) -> tuple[State, int, str]:
 
 
 def _differences(before: Upload, after: Upload) -> dict[str, Any]:
-    old, new = _row_of_upload(before), _row_of_upload(after)
-    return {name: new[name] for name in new if new[name] != old[name] and name not in _NEVER_SAVED}
+    """The fields that :meth:`SQLiteRegistry.save` has to write, with their new values."""
+    return {name: getattr(after, name) for name in _SAVED if getattr(after, name) != getattr(before, name)}
 
 
 def _row_of_upload(upload: Upload) -> dict[str, Any]:
-    row = {name: getattr(upload, name) for name in _UPLOAD_FIELDS}
-    row["state"] = upload.state.value
-    row["extents"] = upload.extents.to_json()
-    row["synced"] = upload.synced.to_json()
-    row["metadata"] = json.dumps(dict(upload.metadata))
-    row["remove_file_when_finished"] = int(upload.remove_file_when_finished)
-    return row
+    return {name: _column(upload, name) for name in _UPLOAD_FIELDS}
+
+
+def _column(upload: Upload, name: str) -> Any:
+    """A field as it stands in its column."""
+    value = getattr(upload, name)
+    return _WRITTEN[name](value) if name in _WRITTEN else value
 
 
 def _upload_of_row(row: Iterable[Any]) -> Upload:
