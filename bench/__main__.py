@@ -49,6 +49,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # servers are ended on the way out
     about = machine.description() if options.write else {}
     reports = [_run(letter, options) for letter in options.scenarios or SCENARIOS]
+    print(f"all in {sum(report.seconds for report in reports) / 60:.1f} min")
     if options.write:
         page.write(about, reports)
 

@@ -64,6 +64,7 @@ def plain(table: Table) -> str:
 
 
 def _contenders(room: Path, workers: int) -> Sequence[Server]:
+    sequential = [Bare(SPLICE_THEN_HASH, room / "splice-then-hash", "splice-then-hash")] if workers == 1 else []
     return [
         *ours(room, workers),
         Nginx(NGINX, room / "nginx", workers),
@@ -73,7 +74,7 @@ def _contenders(room: Path, workers: int) -> Sequence[Server]:
         TusWsgi("tuswsgi", room / "tuswsgi", workers),
         Bare(SPLICE, room / "splice", "splice"),
         Bare(SPLICE_HASH, room / "splice-hash", "splice-and-hash"),
-        Bare(SPLICE_THEN_HASH, room / "splice-then-hash", "splice-then-hash"),
+        *sequential,
         Bare(SINK, room / "sink", "discard"),
     ]
 
