@@ -13,11 +13,10 @@ from ..peers.ours import Ours
 from ..peers.server import Sample, Server, measured, transfer
 from ..report import Goal, Report, Table
 from ..rounds import in_turn, running
-from ..setting import Setting, digests_can_be_off
+from ..setting import Setting
 from .streams import CPU, RATE
 
 _FSYNC, _PROCESS, _BARE = "Incoming!!, fsync", "Incoming!!, process", "bare write and fdatasync"
-_FSYNC_PLAIN = "Incoming!!, fsync, digests off"
 _AT_LEAST = 0.8
 _MIB = 2**20
 _SMALL, _SMALL_FILES, _LANES = 64 * 1024, 200, 8
@@ -51,14 +50,11 @@ def disk(setting: Setting) -> Report:
 
 def _contenders(setting: Setting) -> list[Server]:
     room = setting.room_on_disk("disk")
-    servers: list[Server] = [
+    return [
         Ours(_FSYNC, room / "fsync", durability="fsync"),
         Ours(_PROCESS, room / "process"),
         Bare(_BARE, room / "bare", "write-and-sync", piece=Settings.chunk_size),
     ]
-    if digests_can_be_off():
-        servers.insert(1, Ours(_FSYNC_PLAIN, room / "fsync-plain", durability="fsync", digest="false"))
-    return servers
 
 
 def _fill(table: Table, load: Load, servers: Sequence[Server], rounds: int) -> None:
@@ -71,8 +67,7 @@ def _fill(table: Table, load: Load, servers: Sequence[Server], rounds: int) -> N
 
 
 def _goal(table: Table) -> Goal:
-    mine = _FSYNC_PLAIN if _FSYNC_PLAIN in table.rows else _FSYNC
-    values = ratios(table.values(mine, RATE), table.values(_BARE, RATE))
+    values = ratios(table.values(_FSYNC, RATE), table.values(_BARE, RATE))
     return Goal(f"{table.title}: rate beside the bare loop, at least {_AT_LEAST} times", values, _AT_LEAST)
 
 
