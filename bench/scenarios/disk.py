@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from incoming_wsgi.settings import Settings
 
 from ..load import Lane, request, send
-from ..measure import ratios
 from ..peers.bare import Bare
 from ..peers.ours import Ours
 from ..peers.server import Sample, Server, measured, transfer
 from ..report import Goal, Report, Table
 from ..rounds import in_turn, running
 from ..setting import Setting
-from .streams import CPU, RATE
+from .streams import CPU, RATE, at_least
 
 _FSYNC, _PROCESS, _BARE = "Incoming!!, fsync", "Incoming!!, process", "bare write and fdatasync"
 _AT_LEAST = 0.8
@@ -67,8 +66,8 @@ def _fill(table: Table, load: Load, servers: Sequence[Server], rounds: int) -> N
 
 
 def _goal(table: Table) -> Goal:
-    values = ratios(table.values(_FSYNC, RATE), table.values(_BARE, RATE))
-    return Goal(f"{table.title}: rate beside the bare loop, at least {_AT_LEAST} times", values, _AT_LEAST)
+    about = f"{table.title}, rate beside the bare loop"
+    return at_least(table, about, (_FSYNC, _BARE), RATE, _AT_LEAST)
 
 
 def _small_files(server: Server) -> Sample:

@@ -9,13 +9,12 @@ from pathlib import Path
 from incoming_wsgi.settings import Settings
 
 from ..chromium import Tab, upload
-from ..measure import ratios
 from ..peers.bare import Bare
 from ..peers.ours import Ours
 from ..report import Goal, Report, Table
 from ..rounds import in_turn
 from ..setting import Setting
-from .streams import OURS, RATE, SINK
+from .streams import OURS, RATE, SINK, at_least
 
 _AT_LEAST = 0.9
 _TRANSPORTS: Mapping[str, str] = {"http": "HTTP", "websocket": "WebSocket"}
@@ -119,6 +118,6 @@ def _habits(transport: str) -> dict[str, int]:
 
 
 def _goal(table: Table, transport: str) -> Goal:
-    values = ratios(table.values(_row(transport, True), RATE), table.values(_row(transport, False), RATE))
-    name = _TRANSPORTS[transport]
-    return Goal(f"{name}: rate beside the discarding sink, at least {_AT_LEAST} times", values, _AT_LEAST)
+    return at_least(
+        table, "rate beside the discarding sink", (_row(transport, True), _row(transport, False)), RATE, _AT_LEAST
+    )
