@@ -25,12 +25,13 @@ median of all rounds, in brackets the least and the most. All raw figures are in
 
 _HOW = """
 In each round all servers take their turn, in one run, and every second round backwards. A ratio is computed round by
-round, since both sides of it have had the same weather then; what is given is the median of the ratios. A first round
-warms everything up and does not count. MB are millions of bytes. The rate of an upload is measured from the first byte
-until the file is where its app wants it: hashed, recorded and handed over, where a server does that.
+round, since both sides of it have had the same weather then; what is given is the median of the ratios. In most
+scenarios a first round, often a shorter one, warms everything up and does not count. MB are millions of bytes. The rate
+of an upload is measured from the first byte until the file is where its app wants it: hashed, recorded and handed over,
+where a server does that.
 
 CPU is user and system time of all processes of the server, from the kernel's accounts; memory is theirs as well (PSS),
-at its peak. The load generator is a C program that sends prepared bytes with sendfile. In the same run it sends to a
+at its peak. Where no browser is named, a C program sends prepared bytes with sendfile. In the same run it sends to a
 server that lets the kernel throw the bytes away: whoever comes within a tenth of that is marked with †, since then the
 load generator may be what was measured.
 
@@ -44,11 +45,11 @@ others are set up as their documentation says, with files in the same place as o
 
 _NOT_TOLD = """
 * Loopback is no network: no packet is lost, none is late (but for the scenarios with a relay), and there is no TLS.
-* Server and load generator share the processors. On a machine where each has its own, those gain most that need most.
+* Server and load generator share the processors. Where each has its own, rates are higher, and further apart.
 * But for H and F, files are kept in memory, so that servers are compared and not disks. Work that the kernel does for
   nobody in particular, such as writing pages back, is in nobody's CPU.
 * The servers do not promise the same. nginx keeps nothing of an upload that was interrupted. The tus servers go on
-  where it stopped, but neither hash the file, nor keep a record that survives, nor tell the app again if it failed.
+  where it stopped, but neither hash the file nor tell the app again if that failed.
 """
 
 

@@ -21,7 +21,7 @@ _SOCKETS, _OPENERS = 2000, 8
 _CPU, _EACH = "CPU, ms an upload and second", "memory above idle, KiB each"
 _MOST_MEMORY, _MOST_CPU = 64, 2  # KiB each; times nginx
 _FIRST = 16  # uploads, after which every worker has met what there is
-_SETTLING = 1.0  # seconds
+_LOOK, _MOST_LOOKS, _HARDLY = 0.5, 40, 256 * 1024  # seconds, looks, bytes
 
 
 def slow_uploads(setting: Setting) -> Report:
@@ -68,8 +68,7 @@ def _memory_goal(what: str, table: Table) -> Goal:
 def _upload(server: Server) -> tuple[float, float]:
     """KiB above idle for each upload, and ms of processor time for each upload and second."""
     with server:
-        transfer(server, [_RATE] * _FIRST)
-        idle = server.tree.memory()
+        idle = _idle(server)
         sample = transfer(server, [_RATE * _SECONDS] * _UPLOADS, _RATE)
     return (sample.memory - idle) / 1024 / _UPLOADS, 1000 * sample.cpu_seconds / _UPLOADS / _SECONDS
 
@@ -77,7 +76,7 @@ def _upload(server: Server) -> tuple[float, float]:
 def _open_sockets(server: Ours) -> float:
     """KiB above idle for each WebSocket."""
     with server, ThreadPoolExecutor(_OPENERS) as pool:
-        transfer(server, [_RATE] * _FIRST)
+        _idle(server)
         list(pool.map(lambda _: _waiting(server), range(_FIRST)))
         idle = _settled(server.tree)
         front_ends = list(pool.map(lambda _: _waiting(server), range(_SOCKETS)))
@@ -95,9 +94,22 @@ def _waiting(server: Ours) -> FrontEnd:
     return front_end
 
 
+def _idle(server: Server) -> int:
+    """Bytes of a server whose workers have all started, and have met an upload."""
+    _settled(server.tree)
+    transfer(server, [_RATE] * _FIRST)
+    return _settled(server.tree)
+
+
 def _settled(tree: ProcessTree) -> int:
-    time.sleep(_SETTLING)
-    return tree.memory()
+    """Bytes, as soon as they hardly change."""
+    before, now = 0, tree.memory()
+    for _ in range(_MOST_LOOKS):
+        if abs(now - before) < _HARDLY:
+            break
+        time.sleep(_LOOK)
+        before, now = now, tree.memory()
+    return now
 
 
 def _allow_open_files(wanted: int) -> None:
