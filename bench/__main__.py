@@ -64,7 +64,8 @@ def _run(letter: str, options: argparse.Namespace) -> Report:
 
 
 def _room(folder: str) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="incoming-bench-", dir=folder)
+    """Removed in the end, even where a browser that is told to end still writes into it."""
+    return tempfile.TemporaryDirectory(prefix="incoming-bench-", dir=folder, ignore_cleanup_errors=True)
 
 
 def _options() -> argparse.Namespace:
