@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-
-from incoming_wsgi.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,3 @@ class Setting:
         path = self.disk / name
         path.mkdir(parents=True)
         return path
-
-
-def digests_can_be_off() -> bool:
-    """Whether this version has the option ``digest``."""
-    return any(field.name == "digest" for field in fields(Settings))

@@ -11,7 +11,7 @@ from ..profile import profiles
 from ..report import Goal, Report, Table
 from ..rounds import in_turn, running
 from ..setting import Setting
-from .streams import CPU, MEMORY, NGINX_1M, RATE, SINK, at_least, ours, plain
+from .streams import CPU, MEMORY, NGINX_1M, OURS_PLAIN, RATE, SINK, at_least, ours
 
 _MOST_CPU = 0.75  # seconds per GiB
 
@@ -33,7 +33,7 @@ def websocket(setting: Setting) -> Report:
 
     with running(contenders) as servers:
         in_turn(servers, setting.rounds, measure)
-        table.reference = plain(table)
+        table.reference = OURS_PLAIN
         where = profiles(servers, lambda server: _sample(server, setting.size))
     return Report(
         letter="W",
@@ -43,10 +43,10 @@ def websocket(setting: Setting) -> Report:
         "PUT, as in A.",
         tables=[table, *where],
         goals=[
-            at_least(table, "rate beside nginx with 1 MiB", (plain(table), NGINX_1M), RATE, 0.9),
+            at_least(table, "rate beside nginx with 1 MiB", (OURS_PLAIN, NGINX_1M), RATE, 0.9),
             Goal(
-                f"{plain(table)}: CPU, at most {_MOST_CPU} s per GiB",
-                table.values(plain(table), CPU),
+                f"{OURS_PLAIN}: CPU, at most {_MOST_CPU} s per GiB",
+                table.values(OURS_PLAIN, CPU),
                 _MOST_CPU,
                 "s per GiB",
                 at_least=False,
