@@ -52,6 +52,13 @@ log = logging.getLogger("incoming_wsgi")
 _RECORD_BYTES = 16 * 1024 * 1024
 _RECORD_SECONDS = 1.0
 
+#: The same where each record is synced. Nobody waits for one before the end of the body, and disks like long writes.
+_SYNC_BYTES = 256 * 1024 * 1024
+_SYNC_SECONDS = 5.0
+
+#: Bytes after which the disk may begin with what will be synced.
+_HASTEN_BYTES = 8 * 1024 * 1024
+
 #: Separate ranges that one upload may consist of. Honest clients have a handful of lanes.
 _MOST_EXTENTS = 1000
 
@@ -707,6 +714,7 @@ class Session:
         self._arrived = arrived
         self._fsync = fsync
         self._pending = Extents()  # written, but not recorded yet
+        self._unhastened = Extents()  # written, and not on its way to the disk
         self._recorded_at = time.monotonic()
 
     @property
@@ -735,10 +743,20 @@ class Session:
             for start, stop in current.extents.missing(position, end):
                 self._writer.write(start, bulk.part(start - position, stop - position))
         self._pending = self._pending.add(position, end)
+        if self._fsync:
+            self._hasten(position, end)
+
+    def _hasten(self, start: int, end: int) -> None:
+        self._unhastened = self._unhastened.add(start, end)
+        if self._unhastened.received >= _HASTEN_BYTES:
+            for first, last in self._unhastened.ranges:
+                self._writer.hasten(first, last - first)
+            self._unhastened = Extents()
 
     def sync_if_due(self) -> None:
-        """:meth:`sync` every few MiB or every second: a long body that is cut loses no more than that."""
-        if self._pending.received >= _RECORD_BYTES or time.monotonic() - self._recorded_at >= _RECORD_SECONDS:
+        """:meth:`sync` every few MiB or every second: when this process is killed, no more than that is lost."""
+        size, seconds = (_SYNC_BYTES, _SYNC_SECONDS) if self._fsync else (_RECORD_BYTES, _RECORD_SECONDS)
+        if self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
             self.sync()
 
     def sync(self) -> Upload:

@@ -58,7 +58,7 @@ BELONGS_TO = {
     "gunicorn": {"__main__.py"},
     "requests": {"handover.py"},
     "sqlite3": {"registry/sqlite.py", "once.py"},
-    "ctypes": {"digests.py", "storage/space.py"},
+    "ctypes": {"digests.py", "storage/space.py", "storage/write_back.py"},
     "websockets": {"frames.py", "channel.py"},
     "redis": {"registry/redis.py"},
     "boto3": {"storage/s3.py"},

@@ -39,6 +39,7 @@ from incoming_wsgi.extents import Extents
 from incoming_wsgi.handover import Notice, Outcome
 from incoming_wsgi.receiver import Session
 from incoming_wsgi.storage import Data
+from incoming_wsgi.storage.files import FileWriter
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
 
@@ -331,6 +332,24 @@ def test_a_long_body_is_recorded_on_its_way(
         session.write(3, b"4567890")
         session.sync_if_due()
         assert engine.receiver.status(ticket).received == 10
+
+
+def test_a_body_that_is_synced_goes_to_the_disk_while_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is recorded when it has come: each record in between would have to wait for the disk."""
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(FileWriter, "hasten", lambda _, position, length: begun.append((position, length)))
+    monkeypatch.setattr(module, "_HASTEN_BYTES", 5)
+    monkeypatch.setattr(module, "_RECORD_BYTES", 1)
+    for fsync in (False, True):
+        engine = Engine(tmp_path / str(fsync), fsync=fsync)
+        with engine.open(engine.ticket(), 12) as session:
+            for start in range(0, 12, 3):
+                session.write(start, b"123")
+                session.sync_if_due()
+            arrived = engine.receiver.status(session.upload.id).received
+            assert session.sync().is_complete
+        engine.close()
+        assert (begun, arrived) == (([(0, 6), (6, 6)], 0) if fsync else ([], 12))
 
 
 def test_a_full_disk_passes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,9 @@ class Writer(ABC):
         :raises Unavailable: any other trouble of the storage.
         """
 
+    def hasten(self, position: int, length: int) -> None:  # noqa: B027 (not every storage can)
+        """These bytes will be synced soon: begin to bring them to the disk, and wait for nothing."""
+
     @abstractmethod
     def sync(self) -> None:
         """Make what was written survive a power cut; not on the event loop.

@@ -24,6 +24,7 @@ from ..locks import FileLock
 from ..upload import Upload, is_ticket
 from . import Data, Storage, SyncFailed, Writer
 from .space import Floor, reserve
+from .write_back import begin_write_back
 
 log = logging.getLogger("incoming_wsgi")
 
@@ -180,6 +181,9 @@ class FileWriter(Writer):
             bulk_of(data).into(self._descriptor, position)
         except OSError as error:
             raise _translated(error) from error
+
+    def hasten(self, position: int, length: int) -> None:
+        offload.run(begin_write_back, self._descriptor, position, length)
 
     def sync(self) -> None:
         self._refuse_if_failed()

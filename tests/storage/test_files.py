@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from incoming_wsgi.errors import IncomingError, NoSpace, Unavailable
-from incoming_wsgi.storage import SyncFailed
+from incoming_wsgi.storage import SyncFailed, write_back
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import Upload
 
@@ -274,3 +274,17 @@ def test_a_folder_that_can_not_be_made_may_be_there_later(tmp_path: Path, caplog
     assert str(tmp_path / "file") in caplog.text
     (tmp_path / "file").unlink()
     FileStorage(tmp_path / "file" / "folder")
+
+
+def test_write_back_that_is_begun_early(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes nothing that can be seen; and is not missed where the system has none."""
+    storage = FileStorage(tmp_path)
+    storage.create(upload)
+    writer = storage.open(upload)
+    writer.write(0, b"12345")
+    writer.hasten(0, 5)
+    monkeypatch.setattr(write_back, "_sync_file_range", None)
+    writer.hasten(0, 5)
+    writer.sync()
+    writer.close()
+    assert Path(storage.complete(upload)).read_bytes() == b"12345"
