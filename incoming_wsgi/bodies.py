@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("incoming_wsgi")
 
 #: Seconds after which what has come is given away, however little it is.
-_LONGEST_WAIT = 1.0
+_LONGEST_WAIT = 2.0
 
 #: Bytes that must come within the patience: the lowest rate.
 _LEAST = 1024

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from . import offload
+from .bulk import buffers
 from .upload import Upload
 
-_PIECE = 1024 * 1024  # bytes read and hashed in one go
 _STEP = 64 * 1024 * 1024  # bytes hashed between two saved states
 _SHORT = 64 * 1024  # bytes that are hashed before another thread would have heard of them
 _CONTEXT_SIZE = 112  # sizeof(SHA256_CTX), openssl/sha.h
@@ -174,14 +174,20 @@ class Follower:
     def _hash_up_to(self, end: int) -> None:
         with self._read() as file:
             file.seek(self._position)
-            buffer = memoryview(bytearray(_PIECE))
-            while self._position < end:
-                wanted = buffer[: min(_PIECE, end - self._position)]
-                count = file.readinto(wanted)  # type: ignore[attr-defined]
-                if not count:
-                    raise EOFError(f"the stored bytes end at {self._position} of {end}")
-                self._hash.update(wanted[:count])
-                self._position += count
+            buffer = buffers.lend()
+            try:
+                self._hash_from(file, buffer, end)
+            finally:
+                buffers.give_back(buffer)
+
+    def _hash_from(self, file: BinaryIO, buffer: memoryview, end: int) -> None:
+        while self._position < end:
+            wanted = buffer[: end - self._position]
+            count = file.readinto(wanted)  # type: ignore[attr-defined]
+            if not count:
+                raise EOFError(f"the stored bytes end at {self._position} of {end}")
+            self._hash.update(wanted[:count])
+            self._position += count
 
     def _remember(self) -> None:
         state = self._hash.state()

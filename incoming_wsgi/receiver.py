@@ -50,11 +50,10 @@ log = logging.getLogger("incoming_wsgi")
 
 #: Bytes and seconds after which arrived bytes are recorded in the middle of a long body.
 _RECORD_BYTES = 16 * 1024 * 1024
-_RECORD_SECONDS = 1.0
+_RECORD_SECONDS = 5.0
 
-#: The same where each record is synced. Nobody waits for one before the end of the body, and disks like long writes.
+#: Bytes where each record is synced. Nobody waits for one before the end of the body, and disks like long writes.
 _SYNC_BYTES = 256 * 1024 * 1024
-_SYNC_SECONDS = 5.0
 
 #: Bytes after which the disk may begin with what will be synced.
 _HASTEN_BYTES = 8 * 1024 * 1024
@@ -754,9 +753,9 @@ class Session:
             self._unhastened = Extents()
 
     def sync_if_due(self) -> None:
-        """:meth:`sync` every few MiB or every second: when this process is killed, no more than that is lost."""
-        size, seconds = (_SYNC_BYTES, _SYNC_SECONDS) if self._fsync else (_RECORD_BYTES, _RECORD_SECONDS)
-        if self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
+        """:meth:`sync` every few MiB or seconds: when this process is killed, no more than that is lost."""
+        size = _SYNC_BYTES if self._fsync else _RECORD_BYTES
+        if self._pending.received >= size or time.monotonic() - self._recorded_at >= _RECORD_SECONDS:
             self.sync()
 
     def sync(self) -> Upload:
