@@ -265,7 +265,9 @@ class Conversation:
         assert self._session is not None
         if any(chunks):
             self._upload = self._session.sync()
-        return [*self._acks(chunks), *self._complete_if_all_here()]
+        acks = list(self._acks(chunks))
+        # All bytes may be here, and the end of the last chunk not: it is to be acknowledged first.
+        return acks if self._part else [*acks, *self._complete_if_all_here()]
 
     def _write_queue(self) -> None:
         queue, self._queue = self._queue, []

@@ -207,6 +207,18 @@ def test_pieces_are_written_as_they_come_and_acknowledged_when_the_chunk_is_whol
     assert engine.receiver.status(front_end.ticket).received == 700
 
 
+def test_the_last_chunk_ends_after_its_last_byte(engine: Engine, front_end: FrontEnd) -> None:
+    """In an empty frame, say; what came before it is acknowledged meanwhile."""
+    front_end.begin()
+    assert front_end.conversation.binary(DATA[:300]) == []
+    assert front_end.conversation.binary(DATA[300:], last=False) == []
+    assert understood(front_end.conversation.flush()) == [("MsgChunkAck", {"ChunkSize": 300})]
+    assert owes_bytes(front_end)
+    assert front_end.chunk(b"") == [("MsgChunkAck", {"ChunkSize": 700})]
+    engine.start()
+    engine.until(front_end.ticket, State.FINISHED)
+
+
 def test_what_came_before_a_mistake_counts(engine: Engine, front_end: FrontEnd) -> None:
     front_end.begin()
     heard = in_one_go(front_end, DATA[:300], DATA[:900])
