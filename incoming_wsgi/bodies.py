@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("incoming_wsgi")
 
-#: Seconds after which what has come is given away, however little it is.
+#: Seconds after which what has come is given away, however little it is, be it nothing.
 _LONGEST_WAIT = 2.0
 
 #: Bytes that must come within the patience: the lowest rate.
@@ -51,13 +51,18 @@ class RequestBody(ABC):
         self._deadline = time.monotonic() + longest / 2 if longest else None
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._ended or not self._left
+
+    @property
     def was_cut(self) -> bool:
         """Whether it ended before its length."""
         return self._ended and self._left > 0
 
     @abstractmethod
     def read(self, *, splice: bool = False) -> Bulk:
-        """The next bytes, up to 1 MiB, to be used before the next call; empty at the end, wherever that is.
+        """The next bytes, up to 1 MiB, to be used before the next call; none at the end, or if none come for a while.
 
         :param splice: whether they may come in a pipe.
         :raises TooSlow: nothing came for too long.
@@ -76,8 +81,8 @@ class RequestBody(ABC):
         deadline = time.monotonic() + seconds
         self._patience = min(self._patience, seconds / 2)  # who sends nothing more waits for our answer
         with contextlib.suppress(TooSlow):
-            while time.monotonic() < deadline and self.read():
-                pass
+            while time.monotonic() < deadline and not self.has_ended:
+                self.read()
         if self._left:
             self.end()
         return self._left == 0
@@ -113,15 +118,14 @@ class SocketBody(RequestBody):
 
     def read(self, *, splice: bool = False) -> Bulk:
         self._give_back()
-        while self._left and not self._ended and not self._is_late():
-            self._refuse_if_too_slow()
-            piece = self._piece(splice)
-            if piece is not None:
-                self._lent = piece
-                self._note(piece)
-                return piece
-        self._ended = True
-        return NOTHING
+        self._refuse_if_too_slow()
+        self._ended = self.has_ended or self._is_late()
+        piece = None if self._ended else self._piece(splice)
+        if piece is None:
+            return NOTHING
+        self._lent = piece
+        self._note(piece)
+        return piece
 
     def end(self) -> None:
         self._ended = True

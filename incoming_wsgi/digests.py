@@ -19,6 +19,7 @@ from . import offload
 from .bulk import buffers
 from .upload import Upload
 
+_PIECE = 256 * 1024  # bytes read and hashed in one go
 _STEP = 64 * 1024 * 1024  # bytes hashed between two saved states
 _SHORT = 64 * 1024  # bytes that are hashed before another thread would have heard of them
 _CONTEXT_SIZE = 112  # sizeof(SHA256_CTX), openssl/sha.h
@@ -182,7 +183,7 @@ class Follower:
 
     def _hash_from(self, file: BinaryIO, buffer: memoryview, end: int) -> None:
         while self._position < end:
-            wanted = buffer[: end - self._position]
+            wanted = buffer[: min(_PIECE, end - self._position)]
             count = file.readinto(wanted)  # type: ignore[attr-defined]
             if not count:
                 raise EOFError(f"the stored bytes end at {self._position} of {end}")

@@ -752,10 +752,13 @@ class Session:
                 self._writer.hasten(first, last - first)
             self._unhastened = Extents()
 
-    def sync_if_due(self) -> None:
-        """:meth:`sync` every few MiB or seconds: when this process is killed, no more than that is lost."""
+    def sync_if_due(self, *, idle: bool = False) -> None:
+        """:meth:`sync` every few MiB or seconds: when this process is killed, no more than that is lost.
+
+        :param idle: whether there is nothing else to do.
+        """
         size = _SYNC_BYTES if self._fsync else _RECORD_BYTES
-        if self._pending.received >= size or time.monotonic() - self._recorded_at >= _RECORD_SECONDS:
+        if idle or self._pending.received >= size or time.monotonic() - self._recorded_at >= _RECORD_SECONDS:
             self.sync()
 
     def sync(self) -> Upload:

@@ -63,7 +63,8 @@ def body_on(wire: Wire, kind: str, length: int, **options: Any) -> RequestBody:
 
 def all_of(body: RequestBody, *, splice: bool = False) -> bytes:
     data = b""
-    while piece := body.read(splice=splice):
+    while not body.has_ended:
+        piece = body.read(splice=splice)
         data += b"".join(bytes(block) for block in piece.blocks())
     return data
 
@@ -202,6 +203,15 @@ def test_pieces_of_a_slow_body(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> N
     for text in (b"one", b"two"):
         wire.client.sendall(text)
         assert bytes_of(body.read(splice=True)) == text
+    body.close()
+
+
+def test_nothing_comes_for_a_while(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_LONGEST_WAIT", 0.01)
+    body = wire.body(5)
+    assert (len(body.read()), body.has_ended) == (0, False)
+    wire.client.sendall(b"12345")
+    assert (all_of(body), body.has_ended) == (b"12345", True)
     body.close()
 
 

@@ -16,7 +16,7 @@ from ..report import Goal, Report, Table
 from ..setting import Setting
 from .streams import NGINX, NGINX_1M, OURS
 
-_UPLOADS, _RATE, _SECONDS = 200, 200_000, 6
+_UPLOADS, _RATE, _SECONDS = 200, 200_000, 12
 _SOCKETS, _OPENERS = 2000, 8
 _CPU, _EACH = "CPU, ms an upload and second", "memory above idle, KiB each"
 _MOST_MEMORY, _MOST_CPU = 64, 2  # KiB each; times nginx

@@ -51,11 +51,15 @@ class Body(Protocol):
     length: int
 
     def read(self, *, splice: bool = False) -> Bulk:
-        """The next bytes, to be used before the next call; empty at the end.
+        """The next bytes, to be used before the next call; none at the end, or if none come for a while.
 
         :param splice: whether they may come in a pipe.
         :raises TooSlow: they do not come, or too slowly.
         """
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come."""
 
     @property
     def was_cut(self) -> bool:
@@ -198,14 +202,15 @@ def _store(session: Session, position: int, body: Body, expected: tuple[str, byt
     """Write the body; what has arrived when it is cut counts, but for a body with a digest."""
     checksum = _ALGORITHMS[expected[0]]() if expected else None
     try:
-        while piece := body.read(splice=session.splices and checksum is None):
+        while not body.has_ended:
+            piece = body.read(splice=session.splices and checksum is None)
             if checksum is not None:
                 for block in piece.blocks():
                     checksum.update(block)
             session.write(position, piece)
             position += len(piece)
             if checksum is None:
-                session.sync_if_due()
+                session.sync_if_due(idle=not piece)
     except Replaced:
         raise
     except IncomingError:

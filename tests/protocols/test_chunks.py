@@ -61,6 +61,10 @@ class Pieces:
         return piped(piece) if splice else Blocks((piece,))
 
     @property
+    def has_ended(self) -> bool:
+        return self._read == len(self._data) and self._error is None
+
+    @property
     def was_cut(self) -> bool:
         return self._read < self.length
 
@@ -303,6 +307,21 @@ def test_a_digest_is_checked(engine: Engine, client: Client, algorithm: str) -> 
     assert client.status()["received"] == 100  # none of it was kept
     client.chunk(100, 200, Content_Digest=digest_of(DATA[100:200], algorithm))
     assert engine.arriving(client.ticket).read_bytes()[:200] == DATA[:200]
+
+
+def test_a_body_that_stalls_is_recorded(engine: Engine, client: Client) -> None:
+    """Another process has to know what has come, should this one die meanwhile."""
+    client.open()
+    seen: list[int] = []
+
+    class Stalling(Pieces):
+        def read(self, *, splice: bool = False) -> Bulk:
+            seen.append(engine.receiver.status(client.ticket).received)
+            stalls = self._read == 300 and len(seen) == 4
+            return Blocks(()) if stalls else super().read(splice=splice)
+
+    client.chunk(0, 1000, Stalling(DATA))
+    assert seen[:5] == [0, 0, 0, 0, 300]
 
 
 def test_what_can_not_be_checked_does_not_count(client: Client) -> None:
