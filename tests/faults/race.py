@@ -334,7 +334,7 @@ class Race(RuleBasedStateMachine):
         reasons = []
         for order in orders:
             model, reason = self._replayed(commands, results, order)
-            reason = reason or self._differences(model)
+            reason = reason or self._differences(model) or self._wrong_owner(commands, results, model)
             if not reason:
                 self.model = model
                 self._keep_tokens(commands, results)
@@ -353,12 +353,22 @@ class Race(RuleBasedStateMachine):
                 return model, f"expected {expected} of {commands[index]}"
         return model, ""
 
+    def _wrong_owner(self, commands: Sequence[Command], results: Sequence[Result], model: Model) -> str:
+        """Of two openings at the same time, only the session tells which one came last."""
+        upload: Upload = self.engines[0].do("status", self.ticket)
+        for command, result in zip(commands, results, strict=True):
+            opened = command[0] == "open" and result == "opened"
+            if opened and model.lanes[command[-1]].owner == model.owner and self._token(command[-1]) != upload.session:
+                return "another opening came last"
+        return ""
+
+    def _token(self, lane: int) -> Result:
+        return self.engines[self.where[lane]].do("token", lane)
+
     def _keep_tokens(self, commands: Sequence[Command], results: Sequence[Result]) -> None:
         for command, result in zip(commands, results, strict=True):
             if command[0] == "open" and result == "opened":
-                number = command[-1]
-                token = self.engines[self.where[number]].do("token", number)
-                self.tokens[self.model.lanes[number].owner] = token
+                self.tokens[self.model.lanes[command[-1]].owner] = self._token(command[-1])
 
     def _differences(self, model: Model) -> str:
         """What is not as in a model; empty if all is."""
