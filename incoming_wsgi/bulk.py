@@ -262,46 +262,63 @@ class Pipe:
 
 
 class Piped(Bulk):
-    """Bytes that a pipe holds."""
+    """Bytes that pipes hold, one after the other.
 
-    def __init__(self, pipe: Pipe, length: int) -> None:
-        self._pipe: Pipe | None = pipe
-        self._length = length
+    :param lent: the pipes.
+    """
+
+    def __init__(self, lent: Sequence[Pipe]) -> None:
+        self._lent = lent
+        self._length = sum(pipe.held for pipe in lent)
         self._taken = 0
 
     def __len__(self) -> int:
         return self._length
 
     def part(self, start: int, stop: int) -> Bulk:
-        pipe = self._lent_pipe
-        while self._taken < start:
-            self._taken += len(pipe.read(start - self._taken))
+        for block in self._read(start - self._taken):
+            del block  # what is safe already, or wanted by nobody
         self._taken = stop
-        return Piped(pipe, stop - start)
+        return _PipedPart(self._lent, stop - start)
 
     def into(self, descriptor: int, position: int) -> None:
-        self._lent_pipe.into(descriptor, position, self._length)
+        self.part(0, self._length).into(descriptor, position)
 
     def blocks(self) -> Iterator[Buffer]:
-        left = self._length
-        while left:
-            data = self._lent_pipe.read(left)
-            left -= len(data)
-            yield data
+        return self._read(self._length)
 
     def release(self) -> None:
-        pipe, self._pipe = self._pipe, None
-        if pipe is None:
-            return
-        if pipe.held:
-            pipe.close()  # what is left in it must not get into another file
-        else:
-            pipes.give_back(pipe)
+        for pipe in self._lent:
+            if pipe.held:
+                pipe.close()  # what is left in it must not get into another file
+            else:
+                pipes.give_back(pipe)
+        self._lent = ()
 
-    @property
-    def _lent_pipe(self) -> Pipe:
-        assert self._pipe is not None, "a piece is used once"
-        return self._pipe
+    def _read(self, count: int) -> Iterator[Buffer]:
+        """The next ``count`` bytes."""
+        for pipe in self._lent:
+            while count and pipe.held:
+                data = pipe.read(min(count, pipe.held))
+                count -= len(data)
+                yield data
+
+
+class _PipedPart(Piped):
+    """The next bytes of a piece that lies in pipes, which stay lent to it."""
+
+    def __init__(self, lent: Sequence[Pipe], length: int) -> None:
+        super().__init__(lent)
+        self._length = length
+
+    def into(self, descriptor: int, position: int) -> None:
+        left = self._length
+        for pipe in self._lent:
+            count = min(left, pipe.held)
+            pipe.into(descriptor, position, count)
+            position, left = position + count, left - count
+
+    def release(self) -> None: ...
 
 
 pipes: Pool[Pipe] = Pool(Pipe, Pipe.close)

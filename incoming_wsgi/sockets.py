@@ -7,11 +7,12 @@ gevent's sockets do not block.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -20,6 +21,12 @@ from .bulk import CAN_NOT_SPLICE, PIECE, Bulk, Lent, Pipe, Piped, buffers, pipes
 
 #: Bytes that are worth waking up for; the kernel makes the receive buffer twice as large.
 _MUCH = 512 * 1024
+
+#: Pipes of one piece.
+_MOST_PIPES = 4
+
+#: There are too many open files: without a pipe it works, too.
+_NO_PIPE = frozenset({errno.EMFILE, errno.ENFILE})
 
 #: Whether this system and this Python have splice(2).
 _HAS_SPLICE = hasattr(os, "splice")
@@ -36,6 +43,7 @@ class Inlet:
         # To poll a Unix socket is to be woken by any byte, and then a blocking read would wait for the others.
         self._much = _MUCH if sock.family in (socket.AF_INET, socket.AF_INET6) else 1
         self._is_readable, self._let_go = _readiness(self._descriptor)
+        self._blocks = os.get_blocking(self._descriptor)
         self._can_splice = _HAS_SPLICE and not self._encrypted
 
     def wait(self, wanted: int, seconds: float) -> bool:
@@ -58,9 +66,9 @@ class Inlet:
         :param splice: whether they may come in a pipe; where that can't be, they come in a buffer.
         :raises OSError: the connection is broken.
         """
-        most = min(most, PIECE)
-        pipe = self._lend_pipe() if splice else None
-        return self._receive(most) if pipe is None else self._splice(pipe, most)
+        if splice and self._can_splice:
+            return self._splice(most)
+        return self._receive(min(most, PIECE))
 
     def take_into(self, buffer: memoryview) -> int | None:
         """As :meth:`take`, into a buffer of the caller's; gives how many bytes.
@@ -69,24 +77,32 @@ class Inlet:
         """
         return self._receive_into(buffer)
 
-    def _lend_pipe(self) -> Pipe | None:
-        if self._can_splice:
-            with suppress(OSError):  # there are too many open files: without one it works, too
-                return pipes.lend()
-        return None
-
-    def _splice(self, pipe: Pipe, most: int) -> Bulk | None:
+    def _splice(self, most: int) -> Bulk | None:
+        """Each piece costs a lock and a look at the records: where much has come, it fills several pipes."""
+        filled: list[Pipe] = []
         try:
-            return Piped(pipe, pipe.fill(self._descriptor, most))
-        except BlockingIOError:
-            pipes.give_back(pipe)
-            return None
+            while most and len(filled) < _MOST_PIPES and self._has_more(filled):
+                filled.append(pipes.lend())
+                most -= filled[-1].fill(self._descriptor, min(most, PIECE))
         except OSError as error:
-            pipe.close()
-            if error.errno not in CAN_NOT_SPLICE:
-                raise
+            if filled and not filled[-1].held:
+                pipes.give_back(filled.pop())
+            if not filled:
+                return self._without_pipe(error, min(most, PIECE))
+        return Piped(filled)
+
+    def _has_more(self, filled: Sequence[Pipe]) -> bool:
+        """Whether to go on; a socket that blocks must be known to have more."""
+        return not filled or (filled[-1].held == PIECE and (not self._blocks or self._is_readable(0.0)))
+
+    def _without_pipe(self, error: OSError, most: int) -> Bulk | None:
+        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+            return None
+        if error.errno in CAN_NOT_SPLICE:
             self._can_splice = False
-            return self._receive(most)
+        elif error.errno not in _NO_PIPE:
+            raise error
+        return self._receive(most)
 
     def _receive(self, most: int) -> Bulk | None:
         buffer = buffers.lend()

@@ -146,7 +146,7 @@ def test_a_pipe_that_can_not_be_made_larger_works_as_it_is(file: Path, monkeypat
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     pipe = Pipe()
     pipe.held = os.write(pipe.writing, DATA[:5000])
-    write(Piped(pipe, 5000), file, 0)
+    write(Piped([pipe]), file, 0)
     pipe.close()
     assert file.read_bytes() == DATA[:5000]
 
