@@ -173,8 +173,9 @@ def _readiness_under_gevent(descriptor: int) -> tuple[_Readiness, Callable[[], N
     watcher = get_hub().loop.io(descriptor, 1)
 
     def is_readable(seconds: float) -> bool:
-        with suppress(TimeoutError):
-            wait(watcher, seconds)
+        if seconds:
+            with suppress(TimeoutError):
+                wait(watcher, seconds)
         return True  # or not: the socket does not block, and says so itself
 
     return is_readable, watcher.close
