@@ -351,18 +351,54 @@ function sleep(ms, { signal, online = false } = {}) {
 // src/backoff.js
 var FIRST = 650;
 var LONGEST = 3e4;
+var OFTEN = 600;
+var LATER = 4e3;
+var LONG = 5 * 6e4;
+var CHANCE = 3;
 var Backoff = class {
-  #failures = 0;
+  #refusals = 0;
+  #lost_at = null;
+  #in_vain = 0;
+  /** Bytes have arrived: whatever was wrong is over. */
   reset() {
-    this.#failures = 0;
+    this.#refusals = 0;
+    this.#in_vain = 0;
+    this.reached();
   }
-  /** Milliseconds to wait. `retry_after` (seconds) is what the server asked for. */
-  next(retry_after = null) {
-    if (retry_after !== null) return retry_after * 1e3 * (1 + clock.random() / 4);
-    const middle = FIRST * 2 ** Math.min(this.#failures++, 10);
+  /** The server could be reached: the outage is over, though perhaps not what causes it. */
+  reached() {
+    this.#lost_at = null;
+  }
+  /**
+   * Milliseconds to wait after `failure`. The time that the attempt itself took (`spent`) has been waited already:
+   * on a dead line an attempt waits for an answer, not we for the attempt.
+   */
+  next(failure, spent = 0) {
+    if (failure.retry_after !== null) return failure.retry_after * 1e3 * (1 + clock.random() / 4);
+    return failure.network ? this.#while_lost(spent) : this.#when_refused();
+  }
+  #when_refused() {
+    const middle = FIRST * 2 ** Math.min(this.#refusals++, 10);
     return Math.min(LONGEST, middle * (0.5 + clock.random()));
   }
+  #while_lost(spent) {
+    if (this.#lost_at === null) this.#begin_outage();
+    const jitter = (1 + clock.random()) / 2;
+    const pause = Math.max(pause_after(clock.now() - this.#lost_at), this.#pause_in_vain);
+    return Math.max(OFTEN * jitter, pause * jitter - spent);
+  }
+  #begin_outage() {
+    this.#lost_at = clock.now();
+    this.#in_vain += 1;
+  }
+  get #pause_in_vain() {
+    return this.#in_vain > CHANCE ? Math.min(LONGEST, OFTEN * 2 ** (this.#in_vain - CHANCE)) : 0;
+  }
 };
+function pause_after(outage) {
+  if (outage > LONG) return Math.min(LONGEST, LATER * outage / LONG);
+  return Math.min(LATER, outage > 10 * OFTEN ? outage / 4 : OFTEN);
+}
 
 // src/diagnosis.js
 var SUSPICIOUS = 2;
@@ -574,6 +610,7 @@ var header_text = (text) => encodeURIComponent(well_formed(text));
 // src/resource.js
 var BYTES = "application/octet-stream";
 var TIMEOUT = 2e4;
+var AGAIN = 4e3;
 var Resource = class {
   #url;
   constructor(base, id) {
@@ -597,8 +634,39 @@ var Resource = class {
     };
     return ask("PUT", this.#url, { headers, body: file.slice(start, end), signal, on_progress });
   }
-  status(signal) {
-    return ask("GET", this.#url, { timeout: TIMEOUT, signal });
+  status(signal, timeout = TIMEOUT) {
+    return ask("GET", this.#url, { timeout, signal });
+  }
+  /**
+   * The status, from a server that was out of reach. The connection that the question goes into may be dead although
+   * there is a way again, so beside the one that waits patiently others are sent, one after the other.
+   */
+  status_after_loss(signal) {
+    const stop = new AbortController();
+    const abort = () => stop.abort();
+    signal.addEventListener("abort", abort);
+    return Promise.race([this.status(stop.signal), this.#ask_again(stop.signal)]).finally(() => {
+      signal.removeEventListener("abort", abort);
+      abort();
+    });
+  }
+  async #ask_again(signal) {
+    await sleep(AGAIN, { signal });
+    for (; ; ) {
+      const began = clock.now();
+      try {
+        return await this.status(signal, AGAIN);
+      } catch (failure) {
+        if (!failure.network || signal.aborted || clock.now() - began < AGAIN) throw failure;
+      }
+    }
+  }
+  /** Bytes that the server has, or 0 when something answered that doesn't know; rejects when nobody answered. */
+  witness(timeout) {
+    return this.status(null, timeout).then(
+      ({ received }) => received ?? 0,
+      (failure) => failure.network ? Promise.reject(failure) : 0
+    );
   }
   /** The status, as soon as it isn't `version` any more or `wait` seconds have passed. */
   next_status(version3, wait, signal) {
@@ -663,7 +731,6 @@ var Sender = class {
   #gaps;
   #latest;
   #failure = null;
-  #waited_longer = false;
   constructor(job, page, resource, session, watch, signal) {
     this.#job = job;
     this.#page = page;
@@ -719,7 +786,7 @@ var Sender = class {
     const rest = overlap(missing, range);
     rest.forEach((gap) => this.#gaps.put_back(gap));
     const nothing = rest.length === 1 && rest[0][1] - rest[0][0] === range[1] - range[0];
-    if (nothing && this.#job.tally.acked === before) this.#give_up(lost("the server kept nothing"), GRACE);
+    if (nothing && this.#job.tally.acked === before) this.#give_up(new Failure(PASSING, "unavailable", "the server kept nothing"), GRACE);
   }
   async #returned(range, failure) {
     this.#gaps.put_back(range);
@@ -760,15 +827,7 @@ var Sender = class {
     const bytes = [...this.#flights.values()].reduce((sum, n) => sum + n, 0);
     this.#job.tally.set_ahead(bytes);
   }
-  /** The answer to the last bytes may take its time: the server completes the file first. */
-  get #may_be_completing() {
-    return this.#gaps.empty && [...this.#flights].every(([[start, end], bytes]) => bytes >= end - start);
-  }
   #stalled() {
-    if (this.#may_be_completing && !this.#waited_longer) {
-      this.#waited_longer = true;
-      return this.#watch.start(() => this.#stalled());
-    }
     const sizes = [...this.#flights.keys()].map(([start, end]) => end - start);
     this.#page.chunk_size.stalled(Math.max(...sizes));
     this.#give_up(lost("nothing moved any more"), 0);
@@ -780,41 +839,63 @@ function newer(a, b) {
 }
 
 // src/stall.js
-var PATIENCE = 1e4;
-var LONGEST3 = 8e4;
+var ASK = 3500;
+var ANSWER = 5e3;
+var BEARABLE = 3e4;
+var MOST = 8;
 var StallWatch = class {
-  #patience = PATIENCE;
+  #witness;
+  #patience = 1;
   #moved_at = 0;
+  #seen = null;
   #call_off = null;
   #on_stall;
+  /** `witness(ms)` resolves with the bytes that the server has, and rejects when nobody answers within that time. */
+  constructor(witness) {
+    this.#witness = witness;
+  }
   /** Something moved, so the time starts anew. */
   moved() {
     if (!this.#call_off) return;
-    this.#call_off();
-    this.#arm();
+    this.#moved_at = clock.now();
+    this.#wait();
   }
   /** The server confirmed bytes. */
   confirmed() {
     const needed = clock.now() - this.#moved_at;
-    this.#patience = Math.min(LONGEST3, Math.max(PATIENCE, 2 * needed));
+    this.#patience = Math.min(MOST, Math.max(1, 2 * needed / (ASK + ANSWER)));
     this.moved();
   }
   start(on_stall) {
     this.stop();
     this.#on_stall = on_stall;
-    this.#arm();
+    this.#moved_at = clock.now();
+    this.#wait();
   }
   stop() {
     this.#call_off?.();
     this.#call_off = null;
   }
-  #arm() {
-    this.#moved_at = clock.now();
-    this.#call_off = clock.after(this.#patience, () => this.#fire());
+  #wait() {
+    this.#after(ASK, () => this.#ask());
+  }
+  #after(ms, f) {
+    this.#call_off?.();
+    return this.#call_off = clock.after(ms * this.#patience, f);
+  }
+  async #ask() {
+    const asked = this.#after(ANSWER, () => this.#fire());
+    const received = await this.#witness(ANSWER * this.#patience).catch(() => null);
+    if (received === null || this.#call_off !== asked) return;
+    const grown = this.#seen !== null && received > this.#seen;
+    this.#seen = received;
+    if (grown) return this.moved();
+    if (clock.now() - this.#moved_at < BEARABLE * this.#patience) return this.#wait();
+    this.#fire();
   }
   #fire() {
-    this.#call_off = null;
-    this.#patience = Math.min(LONGEST3, this.#patience * 2);
+    this.stop();
+    this.#patience = Math.min(MOST, this.#patience * 2);
     this.#on_stall();
   }
 };
@@ -829,7 +910,7 @@ var HttpTransport = class {
   #resource;
   #diagnosis;
   #ending;
-  #watch = new StallWatch();
+  #watch = new StallWatch((ms) => this.#resource.witness(ms));
   #stop = new AbortController();
   #session = null;
   #whole_tried = false;
@@ -882,7 +963,7 @@ var HttpTransport = class {
   }
   /** Opens the upload, or, when that has been done, asks how far it is. */
   async #enter(signal) {
-    const status = await (this.#session ? this.#resource.status(signal) : this.#open(signal));
+    const status = await (this.#session ? this.#resource.status_after_loss(signal) : this.#open(signal));
     this.#session = status.session ?? this.#session;
     this.#diagnosis.heard(status);
     this.#count(status);
@@ -968,9 +1049,8 @@ var HttpTransport = class {
 };
 
 // src/connect.js
-var OPENING = 1e4;
 var NOWHERE = "no WebSocket connection can be made";
-function connect(url, signal) {
+function connect(url, ms, signal) {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(lost("stopped"));
     const socket = make(url);
@@ -981,7 +1061,7 @@ function connect(url, signal) {
       reject(lost(message));
     };
     const stop = give_up("stopped");
-    const call_off = clock.after(OPENING, give_up("the WebSocket connection didn't open in time"));
+    const call_off = clock.after(ms, give_up("the WebSocket connection didn't open in time"));
     const forget2 = () => {
       call_off();
       signal.removeEventListener("abort", stop);
@@ -1188,22 +1268,27 @@ function parse2(text) {
 
 // src/websocket.js
 var TRIES = 2;
-var TRIES_LATER = 5;
+var CLOSED2 = 2e4;
+var OPENING = 1e4;
+var OPENING_AGAIN = 4e3;
+var PATIENT = 4;
 var WebSocketTransport = class {
   name = "websocket";
   #job;
   #page;
   #reporter;
   #url;
-  #watch = new StallWatch();
+  #watch;
   #stop = new AbortController();
   #conversation = null;
   #unopened = 0;
-  #opened = false;
+  #opened_at = null;
   constructor(job, page, reporter) {
     this.#job = job;
     this.#page = page;
     this.#reporter = reporter;
+    const resource = new Resource(job.base, job.id);
+    this.#watch = new StallWatch((ms) => resource.witness(ms));
     this.#url = `${job.base.replace(/^http/, "ws")}upload_ws`;
   }
   /** Sends what is missing and waits for the end; resolves with the outcome. */
@@ -1235,23 +1320,33 @@ var WebSocketTransport = class {
     return this.#stop.signal;
   }
   async #converse(signal, act) {
-    const socket = await connect(this.#url, signal).catch((failure) => this.#not_opened(failure, signal));
+    const socket = await connect(this.#url, this.#time_to_open, signal).catch(
+      (failure) => this.#not_opened(failure, signal)
+    );
     this.#unopened = 0;
-    this.#opened = true;
+    this.#opened_at = clock.now();
     const conversation = new Conversation(socket, this.#job, this.#page.chunk_size, this.#reporter, this.#watch);
     this.#conversation = conversation;
     try {
       return await act(conversation);
     } finally {
       conversation.close();
+      this.#opened_at = clock.now();
       if (this.#conversation === conversation) this.#conversation = null;
     }
+  }
+  get #time_to_open() {
+    const patiently = this.#opened_at === null || this.#unopened % PATIENT === PATIENT - 1;
+    return patiently ? OPENING : OPENING_AGAIN;
   }
   #not_opened(failure, signal) {
     if (signal.aborted) throw failure;
     this.#unopened += 1;
-    const too_often = this.#unopened >= (this.#opened ? TRIES_LATER : TRIES);
-    throw too_often ? failure.as(BLOCKED) : failure;
+    throw this.#is_blocked ? failure.as(BLOCKED) : failure;
+  }
+  get #is_blocked() {
+    if (this.#opened_at === null) return this.#unopened >= TRIES;
+    return this.#unopened >= TRIES && clock.now() - this.#opened_at >= CLOSED2;
   }
 };
 
@@ -1272,7 +1367,7 @@ var Delivery = class {
     this.#job = job;
     this.#page = page;
     this.#wanted = wanted;
-    this.#reporter = reporter;
+    this.#reporter = { ...reporter, uploading: () => this.#reached(reporter) };
   }
   /** Name of the transport in use, "" before there is one. */
   get transport() {
@@ -1295,29 +1390,38 @@ var Delivery = class {
     this.#backoff.reset();
     const { signal } = this.#errand = new AbortController();
     for (; ; ) {
-      this.#transport ??= this.#make(this.#wanted === "auto" ? this.#page.first_choice : this.#wanted);
+      this.#transport ??= this.#first_choice();
       this.#reporter.connecting();
       if (signal.aborted) return null;
+      const began = clock.now();
       try {
         const outcome = await act(this.#transport);
         return signal.aborted ? null : outcome;
       } catch (thrown) {
         if (signal.aborted) return null;
-        await this.#recover(as_failure(thrown), signal);
+        await this.#recover(as_failure(thrown), clock.now() - began, signal);
         if (signal.aborted) return null;
       }
     }
   }
+  #reached(reporter) {
+    this.#backoff.reached();
+    reporter.uploading();
+  }
+  #first_choice() {
+    return this.#make(this.#wanted === "auto" ? this.#page.first_choice : this.#wanted);
+  }
   #make(name) {
     return new TRANSPORTS[name](this.#job, this.#page, this.#reporter);
   }
-  async #recover(failure, signal) {
+  /** Waits as long as is good after an attempt that took `spent` milliseconds. */
+  async #recover(failure, spent, signal) {
     if (failure.kind === FATAL) throw failure;
     if (failure.kind === BLOCKED && this.#change_over(failure)) return;
     this.#reporter.waiting(failure);
     if (this.#job.tally.gained > this.#gained) this.#backoff.reset();
     this.#gained = this.#job.tally.gained;
-    const ms = this.#backoff.next(failure.retry_after);
+    const ms = this.#backoff.next(failure, spent);
     await sleep(ms, { signal, online: failure.network });
   }
   /** True when there is another transport to go on with at once. */
@@ -1338,7 +1442,7 @@ var Delivery = class {
     this.#page.avoid_none();
     this.#refusals.clear();
     this.#transport.abandon();
-    this.#transport = null;
+    this.#transport = this.#first_choice();
     return false;
   }
 };

@@ -1,13 +1,10 @@
 import { clock } from "./clock.js";
 import { lost } from "./errors.js";
 
-/** Milliseconds until a connection that doesn't open is given up. */
-const OPENING = 10_000;
-
 const NOWHERE = "no WebSocket connection can be made";
 
-/** Resolves with an open WebSocket; rejects when none can be had. */
-export function connect(url, signal) {
+/** Resolves with an open WebSocket; rejects when none can be had, at the latest after `ms` milliseconds. */
+export function connect(url, ms, signal) {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(lost("stopped"));
     const socket = make(url);
@@ -18,7 +15,7 @@ export function connect(url, signal) {
       reject(lost(message));
     };
     const stop = give_up("stopped");
-    const call_off = clock.after(OPENING, give_up("the WebSocket connection didn't open in time"));
+    const call_off = clock.after(ms, give_up("the WebSocket connection didn't open in time"));
     const forget = () => {
       call_off();
       signal.removeEventListener("abort", stop);

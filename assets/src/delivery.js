@@ -1,5 +1,5 @@
 import { Backoff } from "./backoff.js";
-import { sleep } from "./clock.js";
+import { clock, sleep } from "./clock.js";
 import { BLOCKED, FATAL, as_failure } from "./errors.js";
 import { HttpTransport } from "./http.js";
 import { other_transport } from "./page.js";
@@ -28,7 +28,7 @@ export class Delivery {
     this.#job = job;
     this.#page = page;
     this.#wanted = wanted;
-    this.#reporter = reporter;
+    this.#reporter = { ...reporter, uploading: () => this.#reached(reporter) };
   }
 
   /** Name of the transport in use, "" before there is one. */
@@ -57,31 +57,42 @@ export class Delivery {
     this.#backoff.reset();
     const { signal } = (this.#errand = new AbortController());
     for (;;) {
-      this.#transport ??= this.#make(this.#wanted === "auto" ? this.#page.first_choice : this.#wanted);
+      this.#transport ??= this.#first_choice();
       this.#reporter.connecting();
       if (signal.aborted) return null;
+      const began = clock.now();
       try {
         const outcome = await act(this.#transport);
         return signal.aborted ? null : outcome;
       } catch (thrown) {
         if (signal.aborted) return null;
-        await this.#recover(as_failure(thrown), signal);
+        await this.#recover(as_failure(thrown), clock.now() - began, signal);
         if (signal.aborted) return null;
       }
     }
+  }
+
+  #reached(reporter) {
+    this.#backoff.reached();
+    reporter.uploading();
+  }
+
+  #first_choice() {
+    return this.#make(this.#wanted === "auto" ? this.#page.first_choice : this.#wanted);
   }
 
   #make(name) {
     return new TRANSPORTS[name](this.#job, this.#page, this.#reporter);
   }
 
-  async #recover(failure, signal) {
+  /** Waits as long as is good after an attempt that took `spent` milliseconds. */
+  async #recover(failure, spent, signal) {
     if (failure.kind === FATAL) throw failure;
     if (failure.kind === BLOCKED && this.#change_over(failure)) return;
     this.#reporter.waiting(failure);
     if (this.#job.tally.gained > this.#gained) this.#backoff.reset();
     this.#gained = this.#job.tally.gained;
-    const ms = this.#backoff.next(failure.retry_after);
+    const ms = this.#backoff.next(failure, spent);
     // The network being back is no reason to bother a server that named a time.
     await sleep(ms, { signal, online: failure.network });
   }
@@ -105,7 +116,7 @@ export class Delivery {
     this.#page.avoid_none();
     this.#refusals.clear();
     this.#transport.abandon();
-    this.#transport = null;
+    this.#transport = this.#first_choice();
     return false;
   }
 }

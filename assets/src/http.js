@@ -23,7 +23,7 @@ export class HttpTransport {
   #resource;
   #diagnosis;
   #ending;
-  #watch = new StallWatch();
+  #watch = new StallWatch((ms) => this.#resource.witness(ms));
   #stop = new AbortController();
   #session = null;
   #whole_tried = false;
@@ -83,7 +83,7 @@ export class HttpTransport {
 
   /** Opens the upload, or, when that has been done, asks how far it is. */
   async #enter(signal) {
-    const status = await (this.#session ? this.#resource.status(signal) : this.#open(signal));
+    const status = await (this.#session ? this.#resource.status_after_loss(signal) : this.#open(signal));
     this.#session = status.session ?? this.#session;
     this.#diagnosis.heard(status);
     this.#count(status);

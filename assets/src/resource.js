@@ -1,8 +1,11 @@
+import { clock, sleep } from "./clock.js";
 import { ask } from "./request.js";
 import { header_text } from "./text.js";
 
 const BYTES = "application/octet-stream";
 const TIMEOUT = 20_000;
+/** Milliseconds until a question is asked once more, over another connection. */
+const AGAIN = 4000;
 
 /** The HTTP resource of one upload: each method is one request and resolves with the status. */
 export class Resource {
@@ -33,8 +36,42 @@ export class Resource {
     return ask("PUT", this.#url, { headers, body: file.slice(start, end), signal, on_progress });
   }
 
-  status(signal) {
-    return ask("GET", this.#url, { timeout: TIMEOUT, signal });
+  status(signal, timeout = TIMEOUT) {
+    return ask("GET", this.#url, { timeout, signal });
+  }
+
+  /**
+   * The status, from a server that was out of reach. The connection that the question goes into may be dead although
+   * there is a way again, so beside the one that waits patiently others are sent, one after the other.
+   */
+  status_after_loss(signal) {
+    const stop = new AbortController();
+    const abort = () => stop.abort();
+    signal.addEventListener("abort", abort);
+    return Promise.race([this.status(stop.signal), this.#ask_again(stop.signal)]).finally(() => {
+      signal.removeEventListener("abort", abort);
+      abort();
+    });
+  }
+
+  async #ask_again(signal) {
+    await sleep(AGAIN, { signal });
+    for (;;) {
+      const began = clock.now();
+      try {
+        return await this.status(signal, AGAIN);
+      } catch (failure) {
+        if (!failure.network || signal.aborted || clock.now() - began < AGAIN) throw failure;
+      }
+    }
+  }
+
+  /** Bytes that the server has, or 0 when something answered that doesn't know; rejects when nobody answered. */
+  witness(timeout) {
+    return this.status(null, timeout).then(
+      ({ received }) => received ?? 0,
+      (failure) => (failure.network ? Promise.reject(failure) : 0),
+    );
   }
 
   /** The status, as soon as it isn't `version` any more or `wait` seconds have passed. */

@@ -1,5 +1,5 @@
 import { clock } from "./clock.js";
-import { FATAL, fatal, lost } from "./errors.js";
+import { FATAL, Failure, PASSING, fatal, lost } from "./errors.js";
 import { Gaps, overlap } from "./gaps.js";
 
 /** When one lane fails, how long the others may take to end what they have begun. */
@@ -21,7 +21,6 @@ export class Sender {
   #gaps;
   #latest;
   #failure = null;
-  #waited_longer = false;
 
   constructor(job, page, resource, session, watch, signal) {
     this.#job = job;
@@ -87,7 +86,7 @@ export class Sender {
     const rest = overlap(missing, range);
     rest.forEach((gap) => this.#gaps.put_back(gap));
     const nothing = rest.length === 1 && rest[0][1] - rest[0][0] === range[1] - range[0];
-    if (nothing && this.#job.tally.acked === before) this.#give_up(lost("the server kept nothing"), GRACE);
+    if (nothing && this.#job.tally.acked === before) this.#give_up(new Failure(PASSING, "unavailable", "the server kept nothing"), GRACE);
   }
 
   async #returned(range, failure) {
@@ -140,16 +139,7 @@ export class Sender {
     this.#job.tally.set_ahead(bytes);
   }
 
-  /** The answer to the last bytes may take its time: the server completes the file first. */
-  get #may_be_completing() {
-    return this.#gaps.empty && [...this.#flights].every(([[start, end], bytes]) => bytes >= end - start);
-  }
-
   #stalled() {
-    if (this.#may_be_completing && !this.#waited_longer) {
-      this.#waited_longer = true;
-      return this.#watch.start(() => this.#stalled());
-    }
     const sizes = [...this.#flights.keys()].map(([start, end]) => end - start);
     this.#page.chunk_size.stalled(Math.max(...sizes));
     this.#give_up(lost("nothing moved any more"), 0);

@@ -1,11 +1,21 @@
+import { clock } from "./clock.js";
 import { connect } from "./connect.js";
 import { Conversation } from "./conversation.js";
 import { BLOCKED } from "./errors.js";
+import { Resource } from "./resource.js";
 import { StallWatch } from "./stall.js";
 
-/** Connections that may fail to open in a row: before one has ever opened, and after. */
+/** Connections that may fail to open in a row before one has ever opened. */
 const TRIES = 2;
-const TRIES_LATER = 5;
+/** Milliseconds for which none may open later on: a server that restarts, or a line that is down, is no blocked way. */
+const CLOSED = 20_000;
+/**
+ * Milliseconds that a connection may take to open. Where one has opened before, one that doesn't is soon given up:
+ * perhaps there is a way again, and only a new one finds it at once. Now and then one is given time.
+ */
+const OPENING = 10_000;
+const OPENING_AGAIN = 4000;
+const PATIENT = 4;
 
 /** The upload over a WebSocket: the Incoming!! 0.1 protocol, and its additions where the server has them. */
 export class WebSocketTransport {
@@ -14,16 +24,18 @@ export class WebSocketTransport {
   #page;
   #reporter;
   #url;
-  #watch = new StallWatch();
+  #watch;
   #stop = new AbortController();
   #conversation = null;
   #unopened = 0;
-  #opened = false;
+  #opened_at = null;
 
   constructor(job, page, reporter) {
     this.#job = job;
     this.#page = page;
     this.#reporter = reporter;
+    const resource = new Resource(job.base, job.id);
+    this.#watch = new StallWatch((ms) => resource.witness(ms));
     this.#url = `${job.base.replace(/^http/, "ws")}upload_ws`;
   }
 
@@ -62,23 +74,35 @@ export class WebSocketTransport {
   }
 
   async #converse(signal, act) {
-    const socket = await connect(this.#url, signal).catch((failure) => this.#not_opened(failure, signal));
+    const socket = await connect(this.#url, this.#time_to_open, signal).catch((failure) =>
+      this.#not_opened(failure, signal),
+    );
     this.#unopened = 0;
-    this.#opened = true;
+    this.#opened_at = clock.now();
     const conversation = new Conversation(socket, this.#job, this.#page.chunk_size, this.#reporter, this.#watch);
     this.#conversation = conversation;
     try {
       return await act(conversation);
     } finally {
       conversation.close();
+      this.#opened_at = clock.now();
       if (this.#conversation === conversation) this.#conversation = null;
     }
+  }
+
+  get #time_to_open() {
+    const patiently = this.#opened_at === null || this.#unopened % PATIENT === PATIENT - 1;
+    return patiently ? OPENING : OPENING_AGAIN;
   }
 
   #not_opened(failure, signal) {
     if (signal.aborted) throw failure;
     this.#unopened += 1;
-    const too_often = this.#unopened >= (this.#opened ? TRIES_LATER : TRIES);
-    throw too_often ? failure.as(BLOCKED) : failure;
+    throw this.#is_blocked ? failure.as(BLOCKED) : failure;
+  }
+
+  get #is_blocked() {
+    if (this.#opened_at === null) return this.#unopened >= TRIES;
+    return this.#unopened >= TRIES && clock.now() - this.#opened_at >= CLOSED;
   }
 }

@@ -87,6 +87,46 @@ def test_a_dead_link_is_noticed(
 
 
 @transports
+def test_a_black_hole_is_noticed(
+    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
+) -> None:
+    """Nothing comes through any more, over old connections and new ones, until the link is back."""
+    server = start_server()
+    ticket = server.ticket()
+    relay = relay_to(server, 40 * MIB)
+    page = open_page(relay.url)
+    page.upload(file_of(SIZE), ticket, transport)
+    page.wait_for_bytes(8 * MIB)
+    relay.hold()
+    page.wait_for("!uploader.connected", 30)
+    assert page.get("state_msg") == "connection lost, trying again"
+    relay.mend()
+    page.wait_until_finished()
+    assert_arrived_once(server, ticket, sha256(file_of(SIZE)))
+
+
+@transports
+def test_a_slow_line_is_no_black_hole(
+    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
+) -> None:
+    """All that was sent is in buffers at once, and then nothing can be seen for longer than a dead link has."""
+    server = start_server()
+    ticket = server.ticket()
+    relay = relay_to(server, 40_000)
+    page = open_page(relay.url)
+    page.upload(file_of(2 * MIB), ticket, transport)
+    page.tab.evaluate(_NOTE_LOSSES)
+    page.wait_for_bytes(1 * MIB, 120)
+    assert page.tab.evaluate("window.losses") == 0
+
+
+_NOTE_LOSSES = """() => {
+    window.losses = 0;
+    window.uploader.onprogress = (uploader) => { window.losses += uploader.state_msg.includes("lost"); };
+}"""
+
+
+@transports
 def test_the_page_is_reloaded_and_the_file_picked_again(
     start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
 ) -> None:

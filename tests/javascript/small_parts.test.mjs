@@ -4,6 +4,7 @@ import { KIB, MIB, come_online, file_of, now, pass, settle, until, world } from 
 import { Backoff } from "../../assets/src/backoff.js";
 import { ChunkSize } from "../../assets/src/chunk_size.js";
 import { clock, sleep } from "../../assets/src/clock.js";
+import { Failure, PASSING, lost } from "../../assets/src/errors.js";
 import { fingerprint } from "../../assets/src/fingerprint.js";
 import { Gaps, overlap } from "../../assets/src/gaps.js";
 import { Lanes } from "../../assets/src/lanes.js";
@@ -59,26 +60,89 @@ test("a page from the disk has to name the server", () => {
   assert.equal(location.base, "https://a.example/incoming/0.1/frontend/");
 });
 
-test("the first retry is within a second, later ones twice as late, never above 30 s", () => {
+const refused = new Failure(PASSING, "unavailable", "not now");
+
+test("who is sent away comes back within a second, then half as often each time, never above 30 s", () => {
   world();
   const backoff = new Backoff();
-  const waits = Array.from({ length: 9 }, () => backoff.next());
+  const waits = Array.from({ length: 9 }, () => backoff.next(refused));
   assert.deepEqual(waits.slice(0, 3), [650, 1300, 2600]);
   assert.equal(Math.max(...waits), 30_000);
   backoff.reset();
-  assert.equal(backoff.next(), 650);
+  assert.equal(backoff.next(refused), 650);
+});
+
+/** Times at which a server that can't be reached is looked for, in milliseconds after it was lost. */
+async function attempts_until(end) {
+  world();
+  const backoff = new Backoff();
+  const begun = now();
+  const times = [];
+  while (now() - begun < end) {
+    await pass(backoff.next(lost("nobody there")));
+    times.push(now() - begun);
+  }
+  return times;
+}
+
+for (const chance of [0, 0.5, 0.999]) {
+  test(`a server that is back is found soon, with a chance of ${chance}`, async (t) => {
+    t.mock.method(clock, "random", () => chance);
+    const times = await attempts_until(3 * 3600 * 1000);
+    times.forEach((time, i) => {
+      const wait = time - (times[i - 1] ?? 0);
+      if (time < 5000) assert.ok(wait <= 600 && wait >= 300, `${wait} ms at ${time}`);
+      if (time < 240_000) assert.ok(wait <= 4000, `${wait} ms at ${time}`);
+      assert.ok(wait <= 30_000);
+    });
+    assert.ok(times.at(-1) - times.at(-2) >= 15_000, "after hours it is looked for seldom");
+  });
+}
+
+test("clients that lost their server at the same moment don't come back in step", (t) => {
+  world();
+  const chances = [0, 0.25, 0.5, 0.75];
+  t.mock.method(clock, "random", () => chances.shift());
+  const waits = Array.from({ length: 4 }, () => new Backoff().next(lost("restart")));
+  assert.deepEqual(waits, [300, 375, 450, 525]);
+});
+
+test("a line that breaks again before anything has arrived is tried as soon again, but not for ever", async () => {
+  world();
+  const backoff = new Backoff();
+  const waits = [];
+  for (let i = 0; i < 9; i++) {
+    waits.push(backoff.next(lost("cut")));
+    await pass(20_000);
+    backoff.reached();
+  }
+  assert.deepEqual(waits.slice(0, 5), [450, 450, 450, 900, 1800]);
+  assert.equal(Math.max(...waits), 22_500);
+  backoff.reset();
+  assert.equal(backoff.next(lost("cut")), 450);
+});
+
+test("an attempt that waited long for an answer is followed by the next one at once", async () => {
+  world();
+  const backoff = new Backoff();
+  assert.equal(backoff.next(lost("first")), 450);
+  await pass(60_000);
+  assert.equal(backoff.next(lost("refused at once")), 3000);
+  assert.equal(backoff.next(lost("waited"), 2000), 1000);
+  assert.equal(backoff.next(lost("waited"), 4000), 450);
 });
 
 test("jitter stays within 0.3 to 1 s for the first retry", (t) => {
   const random = t.mock.method(clock, "random", () => 0);
-  assert.equal(new Backoff().next(), 325);
+  assert.equal(new Backoff().next(refused), 325);
   random.mock.mockImplementation(() => 0.999);
-  assert.ok(new Backoff().next() < 1000);
+  assert.ok(new Backoff().next(refused) < 1000);
 });
 
 test("a time that the server names is never cut short", () => {
-  assert.equal(new Backoff().next(7), 7 * 1000 * 1.125);
-  assert.equal(new Backoff().next(0), 0);
+  const named = (retry_after) => new Failure(PASSING, "unavailable", "later", { retry_after });
+  assert.equal(new Backoff().next(named(7), 60_000), 7 * 1000 * 1.125);
+  assert.equal(new Backoff().next(named(0)), 0);
 });
 
 test("Retry-After may be seconds, a date, or nonsense", () => {
@@ -221,53 +285,111 @@ test("the rate falls while nothing arrives", async () => {
   assert.equal(rate.bytes_per_second, 1000);
 });
 
-test("a stall is noticed after 10 s, and patience doubles until something is confirmed", async () => {
-  world();
-  const watch = new StallWatch();
+/** A watch whose witness says what `tell` says; `waits` are the milliseconds that it was given. */
+function watch_with(tell) {
+  const waits = [];
   const stalls = [];
-  const stall_after = async () => {
+  const watch = new StallWatch((ms) => (waits.push(ms), tell(ms)));
+  const stall = async () => {
     const begun = now();
-    watch.start(() => stalls.push(now() - begun));
     const count = stalls.length;
+    watch.start(() => stalls.push(now() - begun));
     await until(() => stalls.length > count);
     return stalls[count];
   };
-  assert.equal(await stall_after(), 10_000);
-  assert.equal(await stall_after(), 20_000);
-  watch.start(() => {});
-  watch.confirmed();
-  assert.equal(await stall_after(), 10_000);
+  return { watch, waits, stalls, stall };
+}
+
+const silence = () => new Promise(() => {});
+const nobody = () => Promise.reject(lost("refused"));
+const someone = () => Promise.resolve(0);
+
+for (const [what, tell] of [
+  ["says nothing", silence],
+  ["can't be asked", nobody],
+]) {
+  test(`where the witness ${what}, a stall is noticed within 10 s, and patience doubles until something is confirmed`, async () => {
+    world();
+    const { watch, waits, stall } = watch_with(tell);
+    assert.equal(await stall(), 8500);
+    assert.equal(await stall(), 17_000);
+    assert.deepEqual(waits, [5000, 10_000]);
+    watch.start(() => {});
+    watch.confirmed();
+    assert.equal(await stall(), 8500);
+  });
+}
+
+test("while the server answers beside it, half a minute of stillness is no stall", async () => {
+  world();
+  const { waits, stall } = watch_with(someone);
+  const took = await stall();
+  assert.ok(took >= 30_000 && took < 35_000, `${took} ms`);
+  assert.ok(waits.length > 5, "it is asked again and again");
+});
+
+test("a server that falls silent later is noticed within 10 s of its last word", async () => {
+  world();
+  let silent_at = Infinity;
+  const { watch, stalls } = watch_with(() => (now() >= silent_at ? silence() : someone()));
+  watch.start(() => stalls.push(now()));
+  await pass(15_000);
+  silent_at = now();
+  await until(() => stalls.length > 0);
+  assert.ok(now() - silent_at <= 10_000, `${now() - silent_at} ms`);
+});
+
+test("bytes that arrive at the server are movement, although the browser sees none", async () => {
+  world();
+  const { watch, stalls } = watch_with(() => Promise.resolve(Math.floor(now())));
+  watch.start(() => stalls.push(now()));
+  await pass(200_000);
+  assert.deepEqual(stalls, []);
+  watch.stop();
+});
+
+test("what a witness says after everything moved again counts for nothing", async () => {
+  world();
+  let answer;
+  const { watch, stalls } = watch_with(() => new Promise((resolve) => (answer = resolve)));
+  watch.start(() => stalls.push(now()));
+  await pass(4000);
+  watch.moved();
+  answer(0);
+  await pass(8000);
+  watch.stop();
+  await pass(60_000);
+  assert.deepEqual(stalls, []);
 });
 
 test("what is confirmed late may be as late again", async () => {
   world();
-  const watch = new StallWatch();
-  let stalled = false;
-  watch.start(() => (stalled = true));
-  await pass(9000);
+  const { watch, stalls } = watch_with(silence);
+  watch.start(() => stalls.push(now()));
+  await pass(8000);
   watch.confirmed();
-  await pass(17_000);
-  assert.equal(stalled, false);
+  await pass(15_500);
+  assert.equal(stalls.length, 0);
   watch.confirmed();
+  watch.moved();
   watch.confirmed();
-  await pass(10_000);
-  assert.equal(stalled, true);
+  await pass(8500);
+  assert.equal(stalls.length, 1);
 });
 
 test("movement keeps a stall away", async () => {
   world();
-  const watch = new StallWatch();
-  let stalled = false;
-  watch.start(() => (stalled = true));
-  for (let i = 0; i < 5; i++) {
-    await pass(9000);
+  const { watch, stalls, waits } = watch_with(silence);
+  watch.start(() => stalls.push(now()));
+  for (let i = 0; i < 15; i++) {
+    await pass(3000);
     watch.moved();
   }
-  assert.equal(stalled, false);
+  assert.deepEqual([stalls.length, waits.length], [0, 0]);
   watch.stop();
   watch.moved();
   await pass(60_000);
-  assert.equal(stalled, false);
+  assert.equal(stalls.length, 0);
 });
 
 test("a fingerprint tells files apart by name, length, date and samples", async () => {

@@ -28,6 +28,8 @@ class Relay:
         self._open = threading.Event()
         self._open.set()
         self._swallowing = False
+        self._flowing = threading.Event()
+        self._flowing.set()
         self.passed = 0  # bytes towards the target
         self._cut_at: int | None = None
         self._closed = False
@@ -41,6 +43,7 @@ class Relay:
     def mend(self) -> None:
         self._cut_at = None
         self._swallowing = False
+        self._flowing.set()
         self._open.set()
 
     def cut_after(self, count: int) -> None:
@@ -55,12 +58,17 @@ class Relay:
         """Keep connections open, but let nothing through: what a dead link looks like."""
         self._swallowing = True
 
+    def hold(self) -> None:
+        """Keep connections open, take new ones, and pass nothing on until :meth:`mend`: nothing is lost meanwhile."""
+        self._flowing.clear()
+
     def drop(self) -> None:
         """Reset every connection; new ones are welcome."""
         self._drop_all()
 
     def close(self) -> None:
         self._closed = True
+        self._flowing.set()
         self._listener.close()
         self._drop_all()
 
@@ -103,6 +111,7 @@ class Relay:
             selector.register(far, selectors.EVENT_READ, near)
             while True:
                 for key, _ in selector.select(0.2):
+                    self._flowing.wait()
                     data = key.fileobj.recv(self._piece)  # type: ignore[union-attr]
                     if not data:
                         key.data.shutdown(socket.SHUT_WR)

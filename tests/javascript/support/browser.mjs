@@ -44,7 +44,7 @@ class FakeXHR {
     this.#later(server.latency / 2, () => this.progress(body.length));
     this.#later(server.latency, () => {
       if (verdict === "lost") return this.#end("onerror");
-      this.#answer(verdict ?? server.handle(request));
+      this.answer(verdict ?? server.handle(request));
     });
   }
 
@@ -56,7 +56,7 @@ class FakeXHR {
     this.#call_off.push(after(ms, f));
   }
 
-  #answer({ status, json, text, headers = {} }) {
+  answer({ status, json, text, headers = {} }) {
     this.status = status;
     this.responseText = text ?? JSON.stringify(json);
     this.#answer_headers = headers;
