@@ -197,11 +197,13 @@ function drop_old(storage) {
 var KIB = 1024;
 var START = 512 * KIB;
 var FLOOR = 64 * KIB;
-var QUICK = 1e3;
-var SLOW = 5e3;
+var GOAL = 2e3;
+var LEAP = 16;
 var ChunkSize = class {
   #size = START;
+  #wanted = START;
   #ceiling = Infinity;
+  #arrived = 0;
   #proven = false;
   /** Has any chunk arrived yet? Before, nothing is known about the speed. */
   get proven() {
@@ -215,25 +217,39 @@ var ChunkSize = class {
   within(limit) {
     return Math.min(limit, this.#ceiling, this.#size);
   }
-  /** A chunk arrived after `ms`. One much shorter than usual proves nothing. */
+  /** Lanes, of at most `most`, that the line can bear: where even the smallest chunks take long, fewer go at a time. */
+  lanes(most) {
+    return Math.max(1, Math.min(most, Math.floor(2 * most * this.#wanted / FLOOR)));
+  }
+  /** A chunk arrived after `ms`. One much shorter than usual can only prove that the line is faster than we thought. */
   took(bytes, ms) {
     this.#proven = true;
-    if (ms > SLOW && bytes * 2 >= this.#size) this.#shrink(bytes);
-    else if (ms < QUICK && bytes >= this.#size) this.#size *= 2;
+    this.#arrived = Math.max(this.#arrived, bytes);
+    const wanted = Math.min(LEAP, GOAL / Math.max(1, ms)) * bytes;
+    if (wanted > this.#size || bytes * 2 >= this.#size) this.#want(wanted);
   }
   /** A chunk got stuck. */
   stalled(bytes) {
-    this.#shrink(bytes);
+    this.#want(Math.min(this.#size, bytes / 2));
   }
-  /** Something on the way refuses bodies of this length. False: it can't be smaller. */
+  /**
+   * Something on the way refuses bodies of this length. False: it can't be smaller. The limit is somewhere between
+   * what has arrived and this, so half as much is tried, or the middle of the two where they are far apart.
+   */
   refused(bytes) {
-    this.#ceiling = Math.min(this.#ceiling, Math.max(FLOOR, Math.floor(bytes / 2)));
+    const middle = this.#arrived > 0 ? Math.sqrt(this.#arrived * bytes) : bytes;
+    this.#ceiling = Math.min(this.#ceiling, Math.max(FLOOR, Math.floor(Math.min(bytes / 2, middle))));
     return bytes > FLOOR;
   }
-  #shrink(bytes) {
-    this.#size = Math.max(FLOOR, Math.min(this.#size, Math.floor(bytes / 2)));
+  #want(bytes) {
+    this.#wanted = bytes;
+    this.#size = Math.max(FLOOR, Math.floor(bytes));
   }
 };
+function share(size, left, lanes) {
+  const least = Math.min(size, Math.max(FLOOR, Math.ceil(size / 8)));
+  return Math.max(least, Math.min(size, Math.ceil(left / lanes)));
+}
 
 // src/lanes.js
 var Lanes = class {
@@ -698,6 +714,10 @@ var Gaps = class {
   get empty() {
     return this.#ranges.length === 0;
   }
+  /** How many bytes that is. */
+  get bytes() {
+    return this.#ranges.reduce((sum, [start, end]) => sum + end - start, 0);
+  }
   /** Takes at most `size` bytes from the first gap; null when there is none. */
   take(size) {
     if (this.empty) return null;
@@ -728,6 +748,7 @@ var Sender = class {
   #watch;
   #stop = new AbortController();
   #flights = /* @__PURE__ */ new Map();
+  #crew = 1;
   #gaps;
   #latest;
   #failure = null;
@@ -743,40 +764,56 @@ var Sender = class {
   async send(status) {
     this.#latest = status;
     this.#gaps = new Gaps(status.missing);
-    if (!this.#page.chunk_size.proven) await this.#work(1);
     const crew = Math.max(1, Math.min(MOST_LANES, status.lanes ?? 1));
-    await Promise.all(Array.from({ length: crew }, () => this.#work()));
+    if (!this.#page.chunk_size.proven) await this.#go_ahead(crew);
+    this.#crew = this.#page.chunk_size.lanes(crew);
+    await Promise.all(Array.from({ length: this.#crew }, (_, lane) => this.#work(lane)));
     this.#watch.stop();
     if (this.#failure) throw this.#failure;
     return this.#latest;
   }
-  async #work(most = Infinity) {
-    for (let done = 0; done < most && this.#has_work; done++) {
-      const release = await this.#page.lanes.take(this.#job, this.#stop.signal);
-      if (!release) return;
-      await this.#send_one().finally(release);
+  /** One chunk, which has to itself what `crew` lanes share afterwards. */
+  #go_ahead(crew) {
+    return this.#in_lane(() => this.#send_one(1, crew));
+  }
+  async #work(lane) {
+    for (let part = (lane + 1) / this.#crew; this.#has_work && this.#is_of_use(lane); part = 1) {
+      if (!await this.#in_lane(() => this.#send_one(part))) return;
     }
+  }
+  /** False when there is no lane for us any more. */
+  async #in_lane(act) {
+    const release = await this.#page.lanes.take(this.#job, this.#stop.signal);
+    if (release) await act().finally(release);
+    return release !== null;
+  }
+  #is_of_use(lane) {
+    return lane < this.#page.chunk_size.lanes(this.#crew);
   }
   get #has_work() {
     return !this.#failure && !this.#gaps.empty;
   }
-  async #send_one() {
-    const range = this.#has_work && this.#gaps.take(this.#page.chunk_size.within(this.#latest.chunk_size));
+  #bytes_of_next(part) {
+    const size = this.#page.chunk_size.within(this.#latest.chunk_size);
+    return Math.ceil(share(size, this.#gaps.bytes, this.#crew) * part);
+  }
+  async #send_one(part, sharers = 1) {
+    const range = this.#has_work && this.#gaps.take(this.#bytes_of_next(part));
     if (!range) return;
     try {
-      await this.#put(range);
+      await this.#put(range, sharers);
     } catch (failure) {
       await this.#returned(range, failure);
     }
   }
-  async #put(range) {
+  async #put(range, sharers) {
     const { tally } = this.#job;
     const [began, before] = [clock.now(), tally.acked];
     this.#depart(range);
     const on_progress = (bytes) => this.#moved(range, bytes);
     const status = await this.#resource.put(this.#session, this.#job.file, range, { signal: this.#stop.signal, on_progress }).finally(() => this.#land(range));
     this.#watch.confirmed();
-    this.#page.chunk_size.took(range[1] - range[0], clock.now() - began);
+    this.#page.chunk_size.took(range[1] - range[0], (clock.now() - began) * sharers);
     this.#latest = newer(this.#latest, status);
     tally.chunk_acked(status.received);
     this.#take_back(range, status, before);
@@ -1083,9 +1120,38 @@ function make(url) {
   }
 }
 
+// src/read_ahead.js
+var ReadAhead = class {
+  #file;
+  #position;
+  #pieces = [];
+  constructor(file, position) {
+    this.#file = file;
+    this.#position = position;
+  }
+  /** Sees to it that `count` pieces have been read or are being read; new ones have `size` bytes. */
+  prepare(count, size) {
+    while (this.#pieces.length < count && this.#position < this.#file.size) this.#read(size);
+  }
+  /** A promise of the next piece, an ArrayBuffer. */
+  take() {
+    return this.#pieces.shift();
+  }
+  #read(size) {
+    const end = Math.min(this.#file.size, this.#position + size);
+    const piece = this.#file.slice(this.#position, end).arrayBuffer();
+    piece.catch(() => {
+    });
+    this.#pieces.push(piece);
+    this.#position = end;
+  }
+};
+
 // src/conversation.js
-var BUFFER_ENOUGH = 4 * 1024 * 1024;
-var LOOK = 50;
+var BUFFER_ENOUGH = 8 * 1024 * 1024;
+var LOOK = 20;
+var READ_AHEAD = 3;
+var MEASURE = 100;
 var QUIET = 6e4;
 var CLOSED = {
   1009: () => new Failure(BLOCKED, "too_large", "a chunk is too large for the connection", { status: 413 }),
@@ -1103,8 +1169,10 @@ var Conversation = class {
   #requested = false;
   #agreed = null;
   #position = 0;
+  #reader;
   #cancel_reason = null;
-  #acked_at = 0;
+  #measured_at = 0;
+  #measured = 0;
   #pumping = false;
   #buffered = 0;
   #timers = {};
@@ -1184,6 +1252,7 @@ var Conversation = class {
     if (data.FilePos > tally.total) return this.#end.reject(fatal("file_changed", "the server has more than this"));
     this.#watch.stop();
     this.#position = data.FilePos ?? 0;
+    this.#reader = new ReadAhead(this.#job.file, this.#position);
     tally.begin(this.#position);
     this.#say("MsgAck", { Ack: true });
     if (tally.complete) return this.#processing();
@@ -1192,13 +1261,25 @@ var Conversation = class {
   }
   #acked({ ChunkSize: ChunkSize2, Offset }) {
     const { tally } = this.#job;
-    this.#chunk_size.took(ChunkSize2, clock.now() - this.#acked_at);
-    this.#acked_at = clock.now();
     tally.chunk_acked(Offset ?? tally.acked + ChunkSize2);
+    this.#measure(ChunkSize2);
     this.#watch.confirmed();
     if (tally.complete) return this.#processing();
     if (tally.chunks_acked >= tally.chunks_tx) this.#watch.stop();
     this.#look();
+  }
+  /** Chunks wait for each other on the way; what one took begins with the ack of the one before. */
+  #measure(bytes) {
+    const { tally } = this.#job;
+    const elapsed = clock.now() - this.#measured_at;
+    this.#measured += bytes;
+    if (elapsed < MEASURE && tally.chunks_acked < tally.chunks_tx) return;
+    this.#chunk_size.took(this.#measured, elapsed);
+    this.#begin_measure();
+  }
+  #begin_measure() {
+    this.#measured_at = clock.now();
+    this.#measured = 0;
   }
   #processing() {
     this.#watch.stop();
@@ -1209,38 +1290,49 @@ var Conversation = class {
     if (this.#pumping) return;
     this.#pumping = true;
     try {
-      while (this.#may_send) await this.#send_one();
+      for (this.#read_ahead(); this.#may_send; this.#read_ahead()) this.#send(await this.#reader.take());
     } catch {
       this.#end.reject(fatal("file_unreadable", "the file can't be read any more"));
     }
     this.#pumping = false;
   }
+  #read_ahead() {
+    if (this.#open) this.#reader.prepare(this.#pieces_ahead, this.#size);
+  }
+  /** Before the first chunk has arrived we don't know how long the next ones should be. */
+  get #pieces_ahead() {
+    const { tally } = this.#job;
+    if (this.#chunk_size.proven) return READ_AHEAD;
+    return tally.chunks_tx === tally.chunks_acked ? 1 : 0;
+  }
+  get #size() {
+    return this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024);
+  }
   get #may_send() {
     const { tally } = this.#job;
     const ahead = this.#chunk_size.proven ? this.#agreed.SendAhead : 1;
-    return this.#open && this.#position < tally.total && tally.chunks_tx - tally.chunks_acked < ahead && this.#socket.bufferedAmount < BUFFER_ENOUGH;
+    return this.#open && this.#position < tally.total && tally.chunks_tx - tally.chunks_acked < ahead && // What is in the buffer can't be called back, so on a slow line little is put there.
+    this.#socket.bufferedAmount < this.#chunk_size.within(BUFFER_ENOUGH);
   }
   get #open() {
     return this.#socket.readyState === WebSocket.OPEN && this.#socket.onmessage && this.#cancel_reason === null;
   }
-  async #send_one() {
-    const { file, tally } = this.#job;
-    const size = this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024);
-    const end = Math.min(tally.total, this.#position + size);
-    const bytes = await file.slice(this.#position, end).arrayBuffer();
+  #send(bytes) {
+    const { tally } = this.#job;
     if (!this.#open) return;
     if (tally.chunks_tx === tally.chunks_acked) this.#begin_flight();
+    const { byteLength } = bytes;
     this.#socket.send(bytes);
-    this.#position = end;
+    this.#position += byteLength;
     tally.chunk_sent();
     this.#look();
   }
   #begin_flight() {
-    this.#acked_at = clock.now();
+    this.#begin_measure();
     this.#watch.start(() => this.#stalled());
   }
   #stalled() {
-    this.#chunk_size.stalled(this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024));
+    this.#chunk_size.stalled(this.#size);
     this.#end.reject(lost("nothing moved any more"));
   }
   /** Counts what has left the browser, and looks again while something is left in its buffer. */

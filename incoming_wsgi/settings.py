@@ -69,7 +69,7 @@ class Settings:
     websocket_chunk_size: int = 2**20
     """The longest chunk that our own library may send over a WebSocket; a 0.1 front end sends 512 KiB."""
 
-    send_ahead: int = 8
+    send_ahead: int = 64
     """Chunks that our library may have unacknowledged on a WebSocket."""
 
     lanes: int = 4

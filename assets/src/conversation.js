@@ -1,12 +1,17 @@
 import { clock } from "./clock.js";
 import { BLOCKED, FATAL, Failure, PASSING, error_name, fatal, lost } from "./errors.js";
 import { FINISHED, cancelled } from "./outcome.js";
+import { ReadAhead } from "./read_ahead.js";
 import { well_formed } from "./text.js";
 
 /** Above so many bytes in the browser's buffer, more wouldn't be sent any sooner. */
-const BUFFER_ENOUGH = 4 * 1024 * 1024;
+const BUFFER_ENOUGH = 8 * 1024 * 1024;
 /** Milliseconds between looks at the buffer, which reports nothing by itself. */
-const LOOK = 50;
+const LOOK = 20;
+/** Chunks that are read before the buffer has room for them. */
+const READ_AHEAD = 3;
+/** Milliseconds that acks are counted for until they tell a speed: they come in bursts. */
+const MEASURE = 100;
 /** Milliseconds of silence, while the server processes the file, after which the connection is not trusted. */
 const QUIET = 60_000;
 
@@ -32,8 +37,10 @@ export class Conversation {
   #requested = false;
   #agreed = null;
   #position = 0;
+  #reader;
   #cancel_reason = null;
-  #acked_at = 0;
+  #measured_at = 0;
+  #measured = 0;
   #pumping = false;
   #buffered = 0;
   #timers = {};
@@ -126,6 +133,7 @@ export class Conversation {
     if (data.FilePos > tally.total) return this.#end.reject(fatal("file_changed", "the server has more than this"));
     this.#watch.stop();
     this.#position = data.FilePos ?? 0;
+    this.#reader = new ReadAhead(this.#job.file, this.#position);
     tally.begin(this.#position);
     this.#say("MsgAck", { Ack: true });
     if (tally.complete) return this.#processing();
@@ -135,14 +143,27 @@ export class Conversation {
 
   #acked({ ChunkSize, Offset }) {
     const { tally } = this.#job;
-    // Chunks wait for each other on the way; what one took begins with the ack of the one before.
-    this.#chunk_size.took(ChunkSize, clock.now() - this.#acked_at);
-    this.#acked_at = clock.now();
     tally.chunk_acked(Offset ?? tally.acked + ChunkSize);
+    this.#measure(ChunkSize);
     this.#watch.confirmed();
     if (tally.complete) return this.#processing();
     if (tally.chunks_acked >= tally.chunks_tx) this.#watch.stop();
     this.#look();
+  }
+
+  /** Chunks wait for each other on the way; what one took begins with the ack of the one before. */
+  #measure(bytes) {
+    const { tally } = this.#job;
+    const elapsed = clock.now() - this.#measured_at;
+    this.#measured += bytes;
+    if (elapsed < MEASURE && tally.chunks_acked < tally.chunks_tx) return;
+    this.#chunk_size.took(this.#measured, elapsed);
+    this.#begin_measure();
+  }
+
+  #begin_measure() {
+    this.#measured_at = clock.now();
+    this.#measured = 0;
   }
 
   #processing() {
@@ -157,11 +178,26 @@ export class Conversation {
     if (this.#pumping) return;
     this.#pumping = true;
     try {
-      while (this.#may_send) await this.#send_one();
+      for (this.#read_ahead(); this.#may_send; this.#read_ahead()) this.#send(await this.#reader.take());
     } catch {
       this.#end.reject(fatal("file_unreadable", "the file can't be read any more"));
     }
     this.#pumping = false;
+  }
+
+  #read_ahead() {
+    if (this.#open) this.#reader.prepare(this.#pieces_ahead, this.#size);
+  }
+
+  /** Before the first chunk has arrived we don't know how long the next ones should be. */
+  get #pieces_ahead() {
+    const { tally } = this.#job;
+    if (this.#chunk_size.proven) return READ_AHEAD;
+    return tally.chunks_tx === tally.chunks_acked ? 1 : 0;
+  }
+
+  get #size() {
+    return this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024);
   }
 
   get #may_send() {
@@ -171,7 +207,8 @@ export class Conversation {
       this.#open &&
       this.#position < tally.total &&
       tally.chunks_tx - tally.chunks_acked < ahead &&
-      this.#socket.bufferedAmount < BUFFER_ENOUGH
+      // What is in the buffer can't be called back, so on a slow line little is put there.
+      this.#socket.bufferedAmount < this.#chunk_size.within(BUFFER_ENOUGH)
     );
   }
 
@@ -179,26 +216,24 @@ export class Conversation {
     return this.#socket.readyState === WebSocket.OPEN && this.#socket.onmessage && this.#cancel_reason === null;
   }
 
-  async #send_one() {
-    const { file, tally } = this.#job;
-    const size = this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024);
-    const end = Math.min(tally.total, this.#position + size);
-    const bytes = await file.slice(this.#position, end).arrayBuffer();
+  #send(bytes) {
+    const { tally } = this.#job;
     if (!this.#open) return;
     if (tally.chunks_tx === tally.chunks_acked) this.#begin_flight();
+    const { byteLength } = bytes;
     this.#socket.send(bytes);
-    this.#position = end;
+    this.#position += byteLength;
     tally.chunk_sent();
     this.#look();
   }
 
   #begin_flight() {
-    this.#acked_at = clock.now();
+    this.#begin_measure();
     this.#watch.start(() => this.#stalled());
   }
 
   #stalled() {
-    this.#chunk_size.stalled(this.#chunk_size.within(this.#agreed.ChunkSizeKB * 1024));
+    this.#chunk_size.stalled(this.#size);
     this.#end.reject(lost("nothing moved any more"));
   }
 

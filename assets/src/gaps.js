@@ -10,6 +10,11 @@ export class Gaps {
     return this.#ranges.length === 0;
   }
 
+  /** How many bytes that is. */
+  get bytes() {
+    return this.#ranges.reduce((sum, [start, end]) => sum + end - start, 0);
+  }
+
   /** Takes at most `size` bytes from the first gap; null when there is none. */
   take(size) {
     if (this.empty) return null;

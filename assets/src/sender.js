@@ -1,3 +1,4 @@
+import { share } from "./chunk_size.js";
 import { clock } from "./clock.js";
 import { FATAL, Failure, PASSING, fatal, lost } from "./errors.js";
 import { Gaps, overlap } from "./gaps.js";
@@ -18,6 +19,7 @@ export class Sender {
   #watch;
   #stop = new AbortController();
   #flights = new Map();
+  #crew = 1;
   #gaps;
   #latest;
   #failure = null;
@@ -35,38 +37,59 @@ export class Sender {
   async send(status) {
     this.#latest = status;
     this.#gaps = new Gaps(status.missing);
-    // The first chunk of a page goes alone: four at once could choke a slow line before its speed is known.
-    if (!this.#page.chunk_size.proven) await this.#work(1);
     const crew = Math.max(1, Math.min(MOST_LANES, status.lanes ?? 1));
-    await Promise.all(Array.from({ length: crew }, () => this.#work()));
+    // The first chunk of a page goes alone: four at once could choke a slow line before its speed is known.
+    if (!this.#page.chunk_size.proven) await this.#go_ahead(crew);
+    this.#crew = this.#page.chunk_size.lanes(crew);
+    await Promise.all(Array.from({ length: this.#crew }, (_, lane) => this.#work(lane)));
     this.#watch.stop();
     if (this.#failure) throw this.#failure;
     return this.#latest;
   }
 
-  async #work(most = Infinity) {
-    for (let done = 0; done < most && this.#has_work; done++) {
-      const release = await this.#page.lanes.take(this.#job, this.#stop.signal);
-      if (!release) return;
-      await this.#send_one().finally(release);
+  /** One chunk, which has to itself what `crew` lanes share afterwards. */
+  #go_ahead(crew) {
+    return this.#in_lane(() => this.#send_one(1, crew));
+  }
+
+  async #work(lane) {
+    // Lanes that ended together would all wait for their answers together, so they begin out of step.
+    for (let part = (lane + 1) / this.#crew; this.#has_work && this.#is_of_use(lane); part = 1) {
+      if (!(await this.#in_lane(() => this.#send_one(part)))) return;
     }
+  }
+
+  /** False when there is no lane for us any more. */
+  async #in_lane(act) {
+    const release = await this.#page.lanes.take(this.#job, this.#stop.signal);
+    if (release) await act().finally(release);
+    return release !== null;
+  }
+
+  #is_of_use(lane) {
+    return lane < this.#page.chunk_size.lanes(this.#crew);
   }
 
   get #has_work() {
     return !this.#failure && !this.#gaps.empty;
   }
 
-  async #send_one() {
-    const range = this.#has_work && this.#gaps.take(this.#page.chunk_size.within(this.#latest.chunk_size));
+  #bytes_of_next(part) {
+    const size = this.#page.chunk_size.within(this.#latest.chunk_size);
+    return Math.ceil(share(size, this.#gaps.bytes, this.#crew) * part);
+  }
+
+  async #send_one(part, sharers = 1) {
+    const range = this.#has_work && this.#gaps.take(this.#bytes_of_next(part));
     if (!range) return;
     try {
-      await this.#put(range);
+      await this.#put(range, sharers);
     } catch (failure) {
       await this.#returned(range, failure);
     }
   }
 
-  async #put(range) {
+  async #put(range, sharers) {
     const { tally } = this.#job;
     const [began, before] = [clock.now(), tally.acked];
     this.#depart(range);
@@ -75,7 +98,7 @@ export class Sender {
       .put(this.#session, this.#job.file, range, { signal: this.#stop.signal, on_progress })
       .finally(() => this.#land(range));
     this.#watch.confirmed();
-    this.#page.chunk_size.took(range[1] - range[0], clock.now() - began);
+    this.#page.chunk_size.took(range[1] - range[0], (clock.now() - began) * sharers);
     this.#latest = newer(this.#latest, status);
     tally.chunk_acked(status.received);
     this.#take_back(range, status, before);

@@ -311,6 +311,17 @@ test("a slow line that shows no movement is no black hole: 20 kB/s with all in t
   assert.equal(server.count("PUT") > 5, true);
 });
 
+test("lanes end out of step", async () => {
+  const { server, incoming } = world();
+  server.chunk_size = 64 * MIB;
+  const u = incoming.Uploader("t1", file_of(40 * MIB), only);
+  u.start();
+  await until(ended(u));
+  const sizes = server.requests.filter(({ method }) => method === "PUT").map(({ body }) => body.length);
+  assert.equal(sizes[0], 512 * KIB);
+  assert.equal(new Set(sizes.slice(1, 5)).size, 4);
+});
+
 test("a server that takes its time to complete the file isn't taken for a broken connection", async () => {
   const { server, upload, incoming } = world();
   let last;

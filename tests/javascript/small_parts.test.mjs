@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { KIB, MIB, come_online, file_of, now, pass, settle, until, world } from "./support/world.mjs";
 import { Backoff } from "../../assets/src/backoff.js";
-import { ChunkSize } from "../../assets/src/chunk_size.js";
+import { ChunkSize, share } from "../../assets/src/chunk_size.js";
 import { clock, sleep } from "../../assets/src/clock.js";
 import { Failure, PASSING, lost } from "../../assets/src/errors.js";
 import { fingerprint } from "../../assets/src/fingerprint.js";
@@ -11,6 +11,7 @@ import { Lanes } from "../../assets/src/lanes.js";
 import { Location } from "../../assets/src/location.js";
 import { forget, recall, remember } from "../../assets/src/memory.js";
 import { Rate } from "../../assets/src/rate.js";
+import { ReadAhead } from "../../assets/src/read_ahead.js";
 import { seconds } from "../../assets/src/request.js";
 import { StallWatch } from "../../assets/src/stall.js";
 import { header_text } from "../../assets/src/text.js";
@@ -166,22 +167,57 @@ test("sleep ends early when the network is back, but only if asked to", async ()
   await until(() => awake === "ab");
 });
 
-test("chunks grow while they are quick, up to what the server takes", () => {
+test("a chunk becomes as long as the line takes in two seconds, up to what the server takes", () => {
   const size = new ChunkSize();
-  assert.equal(size.within(8 * MIB), 512 * KIB);
-  size.took(512 * KIB, 300);
-  assert.equal(size.within(8 * MIB), 1 * MIB);
-  size.took(512 * KIB, 300);
-  assert.equal(size.within(8 * MIB), 1 * MIB, "one that was sent with the old size says nothing about the new one");
+  assert.equal(size.within(64 * MIB), 512 * KIB);
+  size.took(512 * KIB, 500);
+  assert.equal(size.within(64 * MIB), 2 * MIB);
+  size.took(2 * MIB, 1600);
+  assert.equal(size.within(64 * MIB), 2.5 * MIB);
   assert.equal(size.within(768 * KIB), 768 * KIB);
+});
+
+test("on a long and fast line the second step is a large one, but no chunk proves everything", () => {
+  const size = new ChunkSize();
+  size.took(512 * KIB, 1);
+  assert.equal(size.within(64 * MIB), 8 * MIB);
+  size.took(8 * MIB, 160);
+  assert.equal(size.within(64 * MIB), 64 * MIB);
+});
+
+test("a chunk that is much shorter than usual can't make the next ones smaller", () => {
+  const size = new ChunkSize();
+  size.took(512 * KIB, 100);
+  size.took(100 * KIB, 2000);
+  assert.equal(size.within(64 * MIB), 8 * MIB);
 });
 
 test("chunks shrink when they are slow, once for all that were sent together", () => {
   const size = new ChunkSize();
-  for (let lane = 0; lane < 4; lane++) size.took(512 * KIB, 6000);
-  assert.equal(size.within(8 * MIB), 256 * KIB);
-  for (let i = 0; i < 9; i++) size.took(size.within(MIB), 6000);
+  for (let lane = 0; lane < 4; lane++) size.took(512 * KIB, 8000);
+  assert.equal(size.within(8 * MIB), 128 * KIB);
+  for (let i = 0; i < 9; i++) size.took(size.within(MIB), 8000);
   assert.equal(size.within(8 * MIB), 64 * KIB);
+});
+
+test("where even the smallest chunks take long, fewer lanes are used", () => {
+  const size = new ChunkSize();
+  assert.equal(size.lanes(4), 4);
+  size.took(64 * KIB, 4000);
+  size.took(64 * KIB, 4000);
+  assert.equal(size.lanes(4), 4);
+  size.took(512 * KIB, 52_000);
+  assert.deepEqual([size.within(8 * MIB), size.lanes(4)], [64 * KIB, 2]);
+  size.took(64 * KIB, 60_000);
+  assert.equal(size.lanes(4), 1);
+});
+
+test("near the end chunks are shorter, so that all lanes are at work until it is reached", () => {
+  assert.equal(share(8 * MIB, 100 * MIB, 4), 8 * MIB);
+  assert.equal(share(8 * MIB, 16 * MIB, 4), 4 * MIB);
+  assert.equal(share(8 * MIB, 2 * MIB, 4), MIB);
+  assert.equal(share(256 * KIB, 10 * KIB, 4), 64 * KIB);
+  assert.equal(share(32 * KIB, 10 * KIB, 4), 32 * KIB);
 });
 
 test("a refused length is never tried again, and 64 KiB is the floor", () => {
@@ -194,6 +230,18 @@ test("a refused length is never tried again, and 64 KiB is the floor", () => {
   size.refused(100 * KIB);
   assert.equal(size.within(8 * MIB), 64 * KIB);
   assert.equal(size.refused(64 * KIB), false);
+});
+
+test("the limit of a proxy is found in few steps between what has arrived and what was refused", () => {
+  const size = new ChunkSize();
+  size.took(512 * KIB, 10);
+  size.refused(8 * MIB);
+  assert.equal(size.within(64 * MIB), 2 * MIB);
+  size.refused(2 * MIB);
+  assert.equal(size.within(64 * MIB), 1 * MIB);
+  size.took(1 * MIB, 10);
+  size.refused(1 * MIB);
+  assert.equal(size.within(64 * MIB), 512 * KIB);
 });
 
 test("gaps give out ranges in order and take them back", () => {
@@ -390,6 +438,32 @@ test("movement keeps a stall away", async () => {
   watch.moved();
   await pass(60_000);
   assert.equal(stalls.length, 0);
+});
+
+test("a file is read a few pieces ahead, in order, and no further", async () => {
+  const file = file_of(100);
+  const read = [];
+  const slice = file.slice.bind(file);
+  file.slice = (start, end) => (read.push([start, end]), slice(start, end));
+  const ahead = new ReadAhead(file, 10);
+  ahead.prepare(2, 30);
+  assert.deepEqual(read.length, 2);
+  assert.deepEqual(new Uint8Array(await ahead.take()), file.content.slice(10, 40));
+  ahead.prepare(3, 20);
+  ahead.prepare(3, 20);
+  assert.deepEqual(read, [
+    [10, 40],
+    [40, 70],
+    [70, 90],
+    [90, 100],
+  ]);
+});
+
+test("a piece that can't be read is reported to who takes it", async () => {
+  const ahead = new ReadAhead({ size: 10, slice: () => ({ arrayBuffer: () => Promise.reject(new Error("no")) }) }, 0);
+  ahead.prepare(1, 10);
+  await settle();
+  await assert.rejects(ahead.take());
 });
 
 test("a fingerprint tells files apart by name, length, date and samples", async () => {

@@ -86,7 +86,7 @@ test("chunks shrink on a slow line", async () => {
   await until(ended(u));
   assert.equal(u.finished, true);
   assert.equal(network.sockets.length, 1);
-  assert.equal(Math.min(...network.sockets[0].binary.slice(0, -1).map(({ length }) => length)), 256 * KIB);
+  assert.equal(network.sockets[0].binary[1].length, Math.floor(512 * KIB * (2000 / (512 * KIB / 60 + 10))));
 });
 
 test("the browser's buffer isn't filled without end, and isn't taken for the network", async () => {
@@ -101,13 +101,13 @@ test("the browser's buffer isn't filled without end, and isn't taken for the net
   })(network.accept_socket);
   const u = incoming.Uploader("t1", file_of(12 * MIB), only);
   u.start();
-  await until(() => network.sockets[0]?.binary.length === 5);
+  await until(() => network.sockets[0]?.binary.length === 9);
   await pass(5000);
-  assert.equal(network.sockets[0].binary.length, 5);
+  assert.equal(network.sockets[0].binary.length, 9);
   assert.equal(u.bytes_tx, 512 * KIB);
   network.sockets[0].buffered = MIB;
-  await until(() => network.sockets[0].binary.length > 5);
-  assert.equal(u.bytes_tx, 3.5 * MIB);
+  await until(() => network.sockets[0].binary.length > 9);
+  assert.equal(u.bytes_tx, 7.5 * MIB);
 });
 
 test("it goes on where the server says after the connection broke", async () => {
