@@ -48,12 +48,12 @@ def test_five_gibibytes(
         nonlocal most
         most = max(most, _memory(server))
 
-    data: Any = Endless(LENGTH, data_of(8 << 20))
+    data: Any = Endless(LENGTH, data_of(64 << 20))
     if transport == "http":
         client = chunk_client(server.url, ticket, data)
         status = client.open()
         for start in range(0, LENGTH, client.chunk_size):
-            status = client.put(start, min(start + client.chunk_size, LENGTH)).json()
+            status = client.answer(client.put(start, min(start + client.chunk_size, LENGTH)))
             watch()
         assert client.wait(status)["phase"] == "finished"
     else:
