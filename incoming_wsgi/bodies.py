@@ -62,7 +62,7 @@ class RequestBody(ABC):
 
     @abstractmethod
     def read(self, *, splice: bool = False) -> Bulk:
-        """The next bytes, a few MiB at most, to be used before the next call; none at the end, or if none come for a while.
+        """The next bytes, a few MiB at most, to be used before the next call; none at the end, or if none come in time.
 
         :param splice: whether they may come in a pipe.
         :raises TooSlow: nothing came for too long.
