@@ -92,8 +92,11 @@ class Inlet:
         return Piped(filled)
 
     def _has_more(self, filled: Sequence[Pipe]) -> bool:
-        """Whether to go on; a socket that blocks must be known to have more."""
-        return not filled or (filled[-1].held == PIECE and (not self._blocks or self._is_readable(0.0)))
+        """Whether to go on; a socket that blocks must be known to have more.
+
+        A pipe may be full before it holds so much: a page that is sent in part takes a whole place of it.
+        """
+        return not filled or (filled[-1].held >= PIECE // 2 and (not self._blocks or self._is_readable(0.0)))
 
     def _without_pipe(self, error: OSError, most: int) -> Bulk | None:
         if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
