@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -20,8 +19,6 @@ from .sockets import Inlet, stop_reading
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
-
-log = logging.getLogger("incoming_wsgi")
 
 #: Seconds after which what has come is given away, however little it is, be it nothing.
 _LONGEST_WAIT = 2.0
@@ -201,7 +198,7 @@ class InputBody(RequestBody):
             stop_reading(self._socket.fileno())
 
     def _piece(self) -> bytes:
-        if self._left == 0 or self._ended or self._is_late():
+        if self.has_ended or self._is_late():
             self._ended = True
             return b""
         wanted = min(self._size, self._left)

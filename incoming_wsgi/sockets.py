@@ -75,7 +75,11 @@ class Inlet:
 
         :raises OSError: the connection is broken.
         """
-        return self._receive_into(buffer)
+        if self._encrypted:
+            return self._decrypt_into(buffer)
+        with suppress(BlockingIOError):
+            return os.readv(self._descriptor, [buffer])
+        return None
 
     def _splice(self, most: int) -> Bulk | None:
         """Each piece costs a lock and a look at the records: where much has come, it fills several pipes."""
@@ -110,7 +114,7 @@ class Inlet:
     def _receive(self, most: int) -> Bulk | None:
         buffer = buffers.lend()
         try:
-            count = self._receive_into(buffer[:most])
+            count = self.take_into(buffer[:most])
         except BaseException:
             buffers.give_back(buffer)
             raise
@@ -130,13 +134,6 @@ class Inlet:
             with suppress(OSError):  # it is only better with it
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
             self._enough = count
-
-    def _receive_into(self, buffer: memoryview) -> int | None:
-        if self._encrypted:
-            return self._decrypt_into(buffer)
-        with suppress(BlockingIOError):
-            return os.readv(self._descriptor, [buffer])
-        return None
 
     def _decrypt_into(self, buffer: memoryview) -> int | None:
         """One record has 16 KiB at most: gather what is there."""

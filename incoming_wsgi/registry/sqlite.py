@@ -268,7 +268,7 @@ class SQLiteRegistry(Registry):
         if current.session != session or current.state not in OPEN_STATES:
             return None
         saved = self._with_extent(current, start, end, synced)
-        changed = (saved.extents.to_json(), saved.synced.to_json(), saved.boot_id, saved.active_at)
+        changed = tuple(_column(saved, name) for name in _ARRIVAL_FIELDS)
         if not self._replace(row, changed):
             return None
         new = list(row)
@@ -303,8 +303,7 @@ class SQLiteRegistry(Registry):
             if current is None or current.session != session or current.state not in OPEN_STATES:
                 raise Conflict
             saved = self._with_extent(current, start, end, synced)
-            row = _row_of_upload(saved)
-            _update(db, upload_id, {name: row[name] for name in _ARRIVAL_FIELDS})
+            _update(db, upload_id, {name: _column(saved, name) for name in _ARRIVAL_FIELDS})
         return saved
 
     def add_synced(self, upload: Upload) -> None:
