@@ -2,9 +2,9 @@
 
 from .errors import IncomingError
 from .handover import FinishedUpload
-from .middleware import Incoming
+from .middleware import Incoming, Permission
 from .upload import State, Upload
 
 __version__ = "0.1.0"
 
-__all__ = ["FinishedUpload", "Incoming", "IncomingError", "State", "Upload", "__version__"]
+__all__ = ["FinishedUpload", "Incoming", "IncomingError", "Permission", "State", "Upload", "__version__"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,8 @@ from .bulk import NOTHING, PIECE, Blocks, Bulk, Piped
 from .errors import TooSlow
 from .sockets import Inlet, stop_reading
 
+log = logging.getLogger("incoming_wsgi")
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
@@ -30,18 +33,21 @@ _LEAST = 1024
 _SMALLEST_READ, _LARGEST_READ = _LEAST, 256 * 1024
 _QUICK_READ, _SLOW_READ = 0.05, 0.5
 
+#: Bytes that are left of a body which does not say how long it is.
+_ENDLESS = 2**63
+
 
 class RequestBody(ABC):
-    """:param length: its bytes, from ``Content-Length``.
+    """:param length: its bytes, from ``Content-Length``; ``None`` where they come in chunked coding.
     :param patience: seconds in which at least 1 KiB must come.
     :ivar path: how its bytes came: ``splice``, ``socket`` or ``wsgi.input``; for those who wonder about speed.
     """
 
     path = ""
 
-    def __init__(self, environ: WSGIEnvironment, length: int, patience: float) -> None:
+    def __init__(self, environ: WSGIEnvironment, length: int | None, patience: float) -> None:
         self.length = length
-        self._left = length
+        self._left = _ENDLESS if length is None else length
         self._ended = False
         self._patience = patience
         longest = servers.longest_request(environ)
@@ -91,8 +97,10 @@ class RequestBody(ABC):
         return self._deadline is not None and time.monotonic() > self._deadline
 
 
-def body_of(environ: WSGIEnvironment, length: int, patience: float) -> RequestBody:
-    """The body of a request of which nothing was read yet."""
+def body_of(environ: WSGIEnvironment, length: int | None, patience: float) -> RequestBody | None:
+    """The body of a request of which nothing was read yet; ``None`` where the server does not tell its end."""
+    if length is None:
+        return ChunkedBody(environ, None, patience) if environ.get("wsgi.input_terminated") else None
     raw = servers.take_body(environ, length) if length else None
     if raw is None:
         return InputBody(environ, length, patience)
@@ -173,12 +181,13 @@ class InputBody(RequestBody):
 
     path = "wsgi.input"
 
-    def __init__(self, environ: WSGIEnvironment, length: int, patience: float) -> None:
+    def __init__(self, environ: WSGIEnvironment, length: int | None, patience: float) -> None:
         super().__init__(environ, length, patience)
         self._input = environ["wsgi.input"]
         self._socket = servers.socket_of(environ)
         self._size = 16 * 1024
         self._was_too_slow = False
+        self._was_broken = False
 
     def read(self, *, splice: bool = False) -> Bulk:  # noqa: ARG002 (a pipe never saves anything here)
         pieces: list[bytes] = []
@@ -220,9 +229,24 @@ class InputBody(RequestBody):
         with watchdog.watch(self._socket, patience) as watched:
             try:
                 piece: bytes = self._input.read(size)
-            except OSError:
-                piece = b""  # gevent's pywsgi raises where others give a short read
+            except Exception as error:  # noqa: BLE001 (servers have classes of their own for a broken body)
+                log.debug("a body ended early: %r", error)
+                piece, self._was_broken = b"", True
         self._was_too_slow = watched.bit
+        return piece
+
+
+class ChunkedBody(InputBody):
+    """In chunked coding (RFC 9112, section 7.1), which the server has decoded: its end shows only when it is there."""
+
+    def _piece(self) -> bytes:
+        wanted = self._size
+        piece = super()._piece()
+        # A server may give what it has; only nothing means the end. It raises where the last chunk is missing.
+        if piece and len(piece) < wanted:
+            self._ended = self._was_broken
+        elif not piece and not self._was_broken and not self._was_too_slow and not self._is_late():
+            self._left = 0
         return piece
 
 

@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from .bodies import RequestBody, body_of
 from .channel import Channel, handshake
 from .errors import (
     BadRequest,
+    Forbidden,
     ForbiddenOrigin,
     IncomingError,
     MethodNotAllowed,
@@ -30,6 +31,7 @@ from .errors import (
 )
 from .frames import Event
 from .headers import content_length, refuse_malformed
+from .intake import Dialect, Door
 from .protocols import chunks
 from .protocols.websocket import (
     GOING_AWAY,
@@ -49,15 +51,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("incoming_wsgi")
 
-_METHODS = "GET, HEAD, POST, PUT, DELETE"
-_HEADERS = (
-    "Content-Type, Content-Range, Content-Digest, Incoming-Length, Incoming-Name, Incoming-Fingerprint, "
-    "Incoming-Session, Incoming-Reason"
-)
+#: By the name that uploads remember them by; our own is spoken where none of the others is.
+_DIALECTS: Mapping[str, Dialect] = {"incoming": chunks}
+
+
+def _together(lists: Iterable[Sequence[str]]) -> str:
+    """What stands in several lists, once each, as a header has it."""
+    return ", ".join(dict.fromkeys(name for names in lists for name in names))
+
+
+_METHODS = _together([*(dialect.METHODS for dialect in _DIALECTS.values()), ("OPTIONS",)])
+_REQUEST_HEADERS = _together([*(dialect.REQUEST_HEADERS for dialect in _DIALECTS.values()), ("Incoming-Ticket",)])
+_RESPONSE_HEADERS = _together(dialect.RESPONSE_HEADERS for dialect in _DIALECTS.values())
 _ORIGIN = re.compile(r"(https?)://([^/?#@\\\s]+)")
 _PREFLIGHT_AGE = "7200"  # seconds; the longest that Chromium keeps one
 
 _LOOK = 1.0  # seconds between two looks, of who waits for news, whether the process ends
+_INTERRUPTION_LOOK = 0.01  # seconds between two looks whether they have ended
+_LONGEST_INTERRUPTION = 1.0  # seconds that a request waits for those that it ends
 _DRAIN_SECONDS = 2.0  # for the rest of a body that is refused
 _PING_INTERVAL = 25.0  # seconds, while a front end waits for the app
 _DEAD_AFTER = 80.0  # seconds without a pong
@@ -73,6 +84,7 @@ class Manners:
     :ivar window: what may be sent over a WebSocket by our own library.
     :ivar lanes: chunks of one client that may be on their way at the same time.
     :ivar websocket: whether WebSockets are offered.
+    :ivar max_length: bytes of the longest file that is taken.
     :ivar receive_timeout: seconds of silence after which a sender is cut off; what has arrived is kept.
     """
 
@@ -82,18 +94,26 @@ class Manners:
     window: Window
     lanes: int
     websocket: bool
+    max_length: int
     receive_timeout: float
 
 
-class Frontend:
-    """:param receiver: gives the engine of this process."""
+#: Asks the app whether somebody without a ticket may create an upload, given the client's metadata; makes it.
+Permit = Callable[[Request, Mapping[str, str]], Upload]
 
-    def __init__(self, receiver: Callable[[], Receiver], manners: Manners) -> None:
+
+class Frontend:
+    """:param receiver: gives the engine of this process.
+    :param permit: the app's decision about uploads without a ticket; where there is none, nobody creates any.
+    """
+
+    def __init__(self, receiver: Callable[[], Receiver], manners: Manners, permit: Permit | None = None) -> None:
         self._receiver = receiver
         self._manners = manners
+        self._permit = permit
         self._seats = servers.Seats()
         self._channels: set[Channel] = set()
-        self._bodies: set[RequestBody] = set()
+        self._bodies: dict[RequestBody, str] = {}  # those that are being read, and the uploads that they are for
         self._guard = threading.Lock()
         self.is_closed = False
 
@@ -126,51 +146,57 @@ class Frontend:
             return assets.respond(request, path)
         kind, _, rest = path.partition("/")
         upload_id, _, action = rest.partition("/")
-        if kind != "uploads" or action not in ("", "pause") or path.endswith("/"):
+        if kind != "uploads" or action not in ("", "pause") or (upload_id and path.endswith("/")):
             raise NotFound
         if request.method == "OPTIONS":
-            return Response(status=204, headerlist=[("Allow", _METHODS + ", OPTIONS")])
-        return self._upload(request, upload_id, chunks.pause if action else chunks.respond)
+            return self._discovery(request)
+        return self._upload(request, upload_id, action)
 
-    def _upload(
-        self,
-        request: Request,
-        upload_id: str,
-        respond: Callable[[Request, str, Receiver, chunks.Door], Response],
-    ) -> Response:
+    def _discovery(self, request: Request) -> Response:
+        response = Response(status=204, headerlist=[("Allow", _METHODS)])
+        door = self._door(request, None)
+        for dialect in _DIALECTS.values():
+            response.headers.update(dialect.discovery(door).items())
+        return response
+
+    def _upload(self, request: Request, upload_id: str, action: str) -> Response:
         body = self._body(request)
-        with self._reading(body):
-            response = self._respond_with(request, upload_id, respond, body)
+        with self._reading(body, upload_id):
+            response = self._respond_with(request, upload_id, action, body)
             if body is not None and not body.drain(_DRAIN_SECONDS):
                 response.headers["Connection"] = "close"
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    def _respond_with(
-        self,
-        request: Request,
-        upload_id: str,
-        respond: Callable[[Request, str, Receiver, chunks.Door], Response],
-        body: RequestBody | None,
-    ) -> Response:
+    def _respond_with(self, request: Request, upload_id: str, action: str, body: RequestBody | None) -> Response:
         door = self._door(request, body)
+        dialect = self._dialect_of(request, upload_id)
         try:
-            if not is_ticket(upload_id):
+            if upload_id and not is_ticket(upload_id):
                 raise UnknownUpload
             if request.method not in ("GET", "HEAD"):
                 self._refuse_foreign_origin(request)
                 self._refuse_while_closing()
+            respond = chunks.pause if action else dialect.respond
             response = respond(request, upload_id, self._receiver(), door)
             if body is not None and body.was_cut:
                 self._refuse_while_closing()  # what has come is safe, but it was not all: that must not look so
         except IncomingError as error:
             log.info("refused %s %r: %d %s", request.method, shortened(upload_id), error.status, error.name)
-            return chunks.refusal(error, self._known(upload_id), door)
-        if body is not None and body.length:
-            log.debug("%s %s: %d bytes by %s", request.method, shortened(upload_id), body.length, body.path)
+            return dialect.refusal(error, request, self._known(upload_id), door)
+        if body is not None and body.path:
+            log.debug("%s %s: %s bytes by %s", request.method, shortened(upload_id), body.length, body.path)
         return response
 
-    def _door(self, request: Request, body: RequestBody | None) -> chunks.Door:
+    def _dialect_of(self, request: Request, upload_id: str) -> Dialect:
+        """By what the request has, or else the dialect that its upload was created in."""
+        for dialect in _DIALECTS.values():
+            if dialect.is_spoken(request):
+                return dialect
+        upload = self._known(upload_id)
+        return _DIALECTS.get(upload.created_with if upload is not None else "", chunks)
+
+    def _door(self, request: Request, body: RequestBody | None) -> Door:
         environ = request.environ
 
         def poll(upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
@@ -178,19 +204,58 @@ class Frontend:
                 return self._wait(upload_id, until, seconds if seated else 0)
 
         manners = self._manners
-        return chunks.Door(
+        return Door(
             chunk_size=manners.chunk_size,
             lanes=manners.lanes,
             websocket=manners.websocket and servers.can_take(environ) and servers.seats(environ) != 0,
+            max_length=manners.max_length,
             body=body,
             poll=poll,
+            location=lambda upload_id: self._location(request, upload_id),
+            admit=lambda ticket, metadata: self._admit(request, ticket, metadata),
+            interrupt=lambda upload_id: self._interrupt(upload_id, body),
         )
+
+    def _location(self, request: Request, upload_id: str) -> str:
+        """In the path form that the request came by. Absolute: not every client can follow another one."""
+        origin = _origin_of(self._manners.public_url) if self._manners.public_url else request.host_url
+        above = request.path.partition("/frontend/")[0]
+        return f"{origin}{above}/frontend/uploads/{upload_id}"
+
+    def _admit(self, request: Request, ticket: str, metadata: Mapping[str, str]) -> Upload:
+        """The upload that a creating request is for.
+
+        :raises UnknownUpload: there is none with this ticket.
+        :raises Forbidden: it has no ticket, and may do nothing without one.
+        """
+        ticket = ticket or request.GET.get("ticket") or request.headers.get("Incoming-Ticket", "")
+        if ticket:
+            if not is_ticket(ticket):
+                raise UnknownUpload
+            return self._receiver().status(ticket)
+        if self._permit is None:
+            raise Forbidden("To upload here takes a ticket of the app.")
+        return self._permit(request, metadata)
+
+    def _interrupt(self, upload_id: str, own: RequestBody | None) -> None:
+        """End the bodies of an upload but for the request's own, and wait until they are recorded."""
+        deadline = time.monotonic() + _LONGEST_INTERRUPTION
+        others = [body for body in self._bodies_of(upload_id) if body is not own]
+        for body in others:
+            body.end()
+        while not self._bodies_of(upload_id).isdisjoint(others) and time.monotonic() < deadline:
+            time.sleep(_INTERRUPTION_LOOK)
+
+    def _bodies_of(self, upload_id: str) -> set[RequestBody]:
+        with self._guard:
+            return {body for body, of in self._bodies.items() if of == upload_id}
 
     def _body(self, request: Request) -> RequestBody | None:
         length = content_length(request.environ)
-        if length is None and (request.method == "PUT" or "Transfer-Encoding" in request.headers):
+        is_chunked = "Transfer-Encoding" in request.headers
+        if length is None and request.method == "PUT" and not is_chunked:
             return None
-        return body_of(request.environ, length or 0, self._manners.receive_timeout)
+        return body_of(request.environ, None if is_chunked else length or 0, self._manners.receive_timeout)
 
     def _wait(self, upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
         """As :meth:`Receiver.wait`, but not beyond the end of the process."""
@@ -202,20 +267,20 @@ class Frontend:
                 return upload
 
     @contextmanager
-    def _reading(self, body: RequestBody | None) -> Iterator[None]:
+    def _reading(self, body: RequestBody | None, upload_id: str) -> Iterator[None]:
         """While it lasts, :meth:`close` ends the body."""
         if body is None:
             yield
             return
         with self._guard:
-            self._bodies.add(body)
+            self._bodies[body] = upload_id
         if self.is_closed:  # since it was asked
             body.end()
         try:
             yield
         finally:
             with self._guard:
-                self._bodies.discard(body)
+                self._bodies.pop(body, None)
             body.close()
 
     def _refuse_while_closing(self) -> None:
@@ -258,10 +323,10 @@ class Frontend:
         response.headers.add("Vary", "Origin")
         if self._is_allowed(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+            response.headers["Access-Control-Expose-Headers"] = _RESPONSE_HEADERS
             if request.method == "OPTIONS":
                 response.headers["Access-Control-Allow-Methods"] = _METHODS
-                response.headers["Access-Control-Allow-Headers"] = _HEADERS
+                response.headers["Access-Control-Allow-Headers"] = _REQUEST_HEADERS
                 response.headers["Access-Control-Max-Age"] = _PREFLIGHT_AGE
 
     # -- WebSocket ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -17,7 +19,7 @@ from webob import Request
 
 from . import offload, servers
 from .backend import Backend, Client, checked_secret
-from .errors import IncomingError, NotFound, UnknownUpload
+from .errors import Forbidden, IncomingError, NotFound, UnknownUpload
 from .frontend import Frontend, Manners
 from .handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandler
 from .protocols.websocket import Window
@@ -47,6 +49,26 @@ _GUARD_PAUSE = 0.005  # seconds between two looks whether another thread has mad
 _WATCH_INTERVAL = 0.5  # seconds between two looks whether the server is stopping
 
 
+@dataclass(frozen=True, kw_only=True)
+class Permission:
+    """That somebody without a ticket may upload, and how; what ``authorize`` gives. See :meth:`Incoming.new_upload`.
+
+    :ivar filename: what the file is called, whatever the client says.
+    """
+
+    signal_finish_url: str = ""
+    backend_secret: str = ""
+    remove_file_when_finished: bool = True
+    max_length: int | None = None
+    owner: str = ""
+    filename: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+#: Decides about a request that would create an upload without a ticket, knowing what the client says of the file.
+Authorize = Callable[[Request, Mapping[str, str]], Permission | None]
+
+
 class Incoming:
     """Wraps any WSGI app and takes uploads for it under ``/incoming/``; everything else passes through untouched.
 
@@ -54,6 +76,9 @@ class Incoming:
     :param on_finish: called with a :class:`FinishedUpload` for each complete file, beside the requests; returns
         ``None`` or ``"done"``, or ``"wait"`` if :meth:`finish_upload` will be called later.
     :param on_cancel: called with the :class:`Upload` and the reason when one is cancelled or expires.
+    :param authorize: asked when a tus client, or one of the IETF's resumable uploads, wants to create an upload without
+        a ticket: ``authorize(request, metadata)``, before a byte of the file is read, gives a :class:`Permission`, or
+        ``None`` to refuse. Without it tickets are needed.
     :param options: see :class:`~incoming_wsgi.settings.Settings`; each can also come from ``INCOMING_…`` variables.
     :raises TypeError: an option is unknown, or there is no storage folder.
     :raises ValueError: a value can't be used.
@@ -67,14 +92,17 @@ class Incoming:
         *,
         on_finish: OnFinish | None = None,
         on_cancel: OnCancel | None = None,
+        authorize: Authorize | None = None,
         **options: Any,
     ) -> None:
         self._app = app
         self._on_finish = on_finish
         self._on_cancel = on_cancel
+        self._authorize = authorize
         self.settings = gather(options)
         self._engine = PerProcess(self._make_receiver)
-        self._frontend = Frontend(self._engine.get, manners_of(self.settings))
+        permit = self._permit if authorize is not None else None
+        self._frontend = Frontend(self._engine.get, manners_of(self.settings), permit)
         self._backend = self._make_backend()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -99,6 +127,8 @@ class Incoming:
         backend_secret: str = "",
         remove_file_when_finished: bool = True,
         max_length: int | None = None,
+        length: int | None = None,
+        owner: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> str:
         """Get a ticket for one upload.
@@ -108,22 +138,46 @@ class Incoming:
         :param backend_secret: sent along with the hand-over, so that the app knows who calls.
         :param remove_file_when_finished: delete the file when the app is done with it, if it is still there.
         :param max_length: bytes that the file may have at most.
+        :param length: bytes that it has, where the app knows; tus clients that are given the upload's URL ask for it.
+        :param owner: a label of whoever uploads.
         :param metadata: text for ``on_finish``.
         :returns: the ticket, for ``incoming.Uploader(ticket, file)``.
         :raises BadRequest: the target is no URL, or there is no ``on_finish``.
         """
-        if signal_finish_url:
-            parsed_target(signal_finish_url, self.settings.prefix)
-        upload = self._engine.get().create(
-            self.settings.name,
-            target=signal_finish_url,
-            base_url=self._base_url(),
-            secret=checked_secret(backend_secret),
+        permission = Permission(
+            signal_finish_url=signal_finish_url,
+            backend_secret=backend_secret,
             remove_file_when_finished=remove_file_when_finished,
             max_length=max_length,
-            metadata=metadata,
+            owner=owner,
+            metadata=metadata or {},
         )
-        return upload.id
+        return self._create(permission, length).id
+
+    def _create(self, permission: Permission, length: int | None = None) -> Upload:
+        if permission.signal_finish_url:
+            parsed_target(permission.signal_finish_url, self.settings.prefix)
+        return self._engine.get().create(
+            self.settings.name,
+            target=permission.signal_finish_url,
+            base_url=self._base_url(),
+            secret=checked_secret(permission.backend_secret),
+            remove_file_when_finished=permission.remove_file_when_finished,
+            max_length=permission.max_length,
+            length=length,
+            owner=permission.owner,
+            name=permission.filename,
+            metadata=permission.metadata,
+        )
+
+    def _permit(self, request: Request, metadata: Mapping[str, str]) -> Upload:
+        """:raises Forbidden: the app does not want this upload."""
+        _remember_address(request.environ)
+        bare = Request({**request.environ, "wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"})
+        permission = self._authorize(bare, metadata) if self._authorize is not None else None
+        if permission is None:
+            raise Forbidden("The app does not allow this upload.")
+        return self._create(permission)
 
     def cancel_upload(self, ticket: str, reason: str = "cancelled by the app") -> None:
         """Give an upload up and delete its bytes.
@@ -161,7 +215,7 @@ class Incoming:
 
     def _pass_through(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         environ["incoming"] = self
-        _current_address.set((environ["wsgi.url_scheme"], Request(environ).host, environ.get("SCRIPT_NAME", "")))
+        _remember_address(environ)
         return self._app(environ, start_response)
 
     def _make_receiver(self) -> Receiver:
@@ -194,6 +248,10 @@ class Incoming:
             parts = urlsplit(self.settings.public_url)
             scheme, host = parts.scheme, parts.netloc
         return f"{scheme}://{host}{quote(script_name)}"
+
+
+def _remember_address(environ: WSGIEnvironment) -> None:
+    _current_address.set((environ["wsgi.url_scheme"], Request(environ).host, environ.get("SCRIPT_NAME", "")))
 
 
 class PerProcess:
@@ -300,6 +358,7 @@ def manners_of(settings: Settings) -> Manners:
         window=Window(settings.websocket_chunk_size, settings.send_ahead),
         lanes=settings.lanes,
         websocket=settings.websocket,
+        max_length=settings.max_length,
         receive_timeout=settings.receive_timeout,
     )
 

@@ -12,11 +12,11 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hmac import compare_digest
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from . import offload
 from .bulk import bulk_of
@@ -57,6 +57,9 @@ _SYNC_BYTES = 256 * 1024 * 1024
 
 #: Bytes after which the disk may begin with what will be synced.
 _HASTEN_BYTES = 8 * 1024 * 1024
+
+#: Uploads that one upload may be joined from. Clients that send parts have as many as they have connections.
+_MOST_PARTS = 1000
 
 #: Separate ranges that one upload may consist of. Honest clients have a handful of lanes.
 _MOST_EXTENTS = 1000
@@ -148,12 +151,18 @@ class Receiver:
         secret: str = "",
         remove_file_when_finished: bool = True,
         max_length: int | None = None,
+        length: int | None = None,
+        owner: str = "",
+        name: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> Upload:
         """A new upload of an app; its id is the ticket.
 
         :param target: who gets the file: empty for the callable, an absolute path of the wrapped app, or a URL.
         :param max_length: bytes; never more than the app's own limit.
+        :param length: bytes that the file has, where that is known.
+        :param owner: a label of whoever will upload.
+        :param name: what the file is called, whatever the client says.
         :raises BadRequest: there is nobody to hand the file to.
         """
         if handler_for(target) not in self._apps[app].handlers:
@@ -165,6 +174,9 @@ class Receiver:
             secret=secret,
             remove_file_when_finished=remove_file_when_finished,
             max_length=max_length,
+            length=length,
+            owner=owner,
+            filename_from_browser=name,
             metadata=dict(metadata or {}),
             event_id=f"msg_{uuid.uuid4().hex}",
             active_at=self.registry.now(),
@@ -172,6 +184,27 @@ class Receiver:
         created = self.registry.create(upload)
         self.registry.sync()  # in both modes: a page that holds a ticket which nobody knows could not go on
         return created
+
+    def create_part(self, whole_id: str, length: int = 0) -> Upload:
+        """A new upload that will be a part of another one; see :meth:`join`.
+
+        :param length: bytes that it will have, as far as that is known.
+        :raises UnknownUpload, Cancelled, Expired, AlreadyComplete: that other one takes no more bytes.
+        :raises BadRequest: it has too many parts, or is a part itself.
+        :raises TooLarge: all its parts together are longer than the ticket, or the app, allows.
+        """
+        whole = self._known(whole_id)
+        self._refuse_if_over(whole)
+        if whole.state not in OPEN_STATES:
+            raise AlreadyComplete
+        parts = self.registry.parts_of(whole.id)
+        if whole.part_of or len(parts) >= _MOST_PARTS:
+            raise BadRequest("This upload can't have one more part.")
+        together, limit = length + sum(part.length or part.received for part in parts), self.limit(whole)
+        if together > limit:
+            raise TooLarge(f"The parts have {together} bytes together; {limit} are allowed.")
+        part = Upload(app=whole.app, max_length=whole.max_length, part_of=whole.id, active_at=self.registry.now())
+        return self.registry.create(part)
 
     def status(self, upload_id: str, app: str | None = None) -> Upload:
         """The upload as it is now, and as may be told to anybody.
@@ -214,12 +247,24 @@ class Receiver:
     # -- bytes ----------------------------------------------------------------------------------------------
 
     def open(
-        self, upload_id: str, *, length: int, name: str, fingerprint: str = "", protocol: str = "incoming"
+        self,
+        upload_id: str,
+        *,
+        length: int | None = None,
+        name: str = "",
+        fingerprint: str = "",
+        protocol: str = "incoming",
+        is_creation: bool = False,
+        client_metadata: Mapping[str, str] | None = None,
+        notes: Mapping[str, str] | None = None,
     ) -> Session | None:
         """Take an upload over: from now on only the session that this gives can change it.
 
-        :param length: bytes that the file has.
-        :param name: the file's name as the browser gave it.
+        :param length: bytes that the file has; ``None`` where this opening does not say.
+        :param name: the file's name as the client gave it.
+        :param is_creation: whether it is this dialect's way to create an upload.
+        :param client_metadata: what else the client says of the file; like the name, what was said first counts.
+        :param notes: what the dialect has to remember.
         :returns: ``None`` where all bytes are here already and the upload is beyond taking any.
         :raises UnknownUpload, Cancelled, Expired, Damaged, Undeliverable: there is nothing to open any more.
         :raises FileChanged: an earlier opening was for another file.
@@ -236,16 +281,19 @@ class Receiver:
                 epoch=upload.epoch + 1,
                 session=secrets.token_urlsafe(16),
                 protocol=protocol,
-                length=length,
+                created_with=upload.created_with or (protocol if is_creation else ""),
+                length=upload.length if length is None else length,
                 fingerprint=upload.fingerprint or fingerprint,
                 filename_from_browser=upload.filename_from_browser or name,
+                client_metadata=upload.client_metadata or dict(client_metadata or {}),
+                notes=upload.notes or dict(notes or {}),
                 active_at=self.registry.now(),
             )
             try:
                 saved = self.registry.save(upload, opened)
             except Conflict:
                 continue
-            log.info("upload %s opened (%s), %d of %d bytes", shortened(saved.id), protocol, saved.received, length)
+            log.info("upload %s opened (%s), %d of %s bytes", shortened(saved.id), protocol, saved.received, length)
             if not saved.received:
                 self._storage(saved).create(saved)
             if self._fsync and not saved.received:
@@ -253,11 +301,26 @@ class Receiver:
             self._settle()
             session = self._session(saved)
             try:
-                self._digests.start(saved)
+                if not saved.part_of:
+                    self._digests.start(saved)
             except BaseException:
                 session.close()
                 raise
             return session
+        raise Unavailable("Too many connections want this upload at once.", retry_after=1)
+
+    def shut_out(self, upload_id: str) -> Upload:
+        """End whatever writes to an upload: the offset that this gives stays, until the next opening."""
+        for _ in range(_CONFLICTS):
+            upload = self.status(upload_id)
+            if upload.state not in OPEN_STATES or not upload.session:
+                return upload
+            try:
+                saved = self.registry.save(upload, replace(upload, epoch=upload.epoch + 1, session=""))
+            except Conflict:
+                continue
+            self._settle()
+            return saved
         raise Unavailable("Too many connections want this upload at once.", retry_after=1)
 
     def session(self, upload_id: str, token: str) -> Session:
@@ -291,9 +354,9 @@ class Receiver:
 
         :raises NotReady: some are missing.
         """
-        if upload.state is State.COMPLETING and upload.holder:
+        if upload.state in _HELD_STATES and upload.holder:
             self._take_up(upload)
-        if upload.state not in OPEN_STATES:
+        if upload.state not in OPEN_STATES or upload.part_of:
             return upload
         if not upload.is_complete:
             raise NotReady("Some bytes of this upload are still missing.")
@@ -303,6 +366,56 @@ class Receiver:
             return self.status(upload.id)
         self._roll_forward_in_background(saved)
         return saved
+
+    def join(self, upload_id: str, part_ids: Sequence[str], **opening: Any) -> Upload:
+        """Make an upload of its parts, in order; in the background, as :meth:`complete`. Saying it twice does no harm.
+
+        :param part_ids: each made by :meth:`create_part` for this upload, and complete; a part may come more than once.
+        :param opening: ``name``, ``protocol``, ``client_metadata`` and ``notes``, as for :meth:`open`.
+        :raises BadRequest: something is no part of this upload, or there are none.
+        :raises NotReady: bytes of a part are missing.
+        :raises AlreadyComplete: it has bytes of its own, or was made of other parts.
+        :raises TooLarge: all together they are longer than the ticket, or the app, allows.
+        """
+        for _ in range(_CONFLICTS):
+            upload = self._known(upload_id)
+            self._refuse_if_over(upload)
+            if upload.parts == tuple(part_ids) and upload.parts:
+                return upload
+            if upload.state not in OPEN_STATES or upload.received or upload.parts:
+                raise AlreadyComplete
+            length = self._joined_length(upload, part_ids)
+            self._refuse_other_file(upload, length, "")
+            joining = upload.to(
+                State.JOINING,
+                epoch=upload.epoch + 1,
+                session="",
+                holder=self.registry.holder,
+                parts=tuple(part_ids),
+                length=length,
+                protocol=opening["protocol"],
+                created_with=upload.created_with or opening["protocol"],
+                filename_from_browser=upload.filename_from_browser or opening["name"],
+                client_metadata=upload.client_metadata or dict(opening["client_metadata"]),
+                notes=upload.notes or dict(opening["notes"]),
+                active_at=self.registry.now(),
+            )
+            try:
+                saved = self.registry.save(upload, joining)
+            except Conflict:
+                continue
+            self._settle()
+            self._roll_forward_in_background(saved)
+            return saved
+        raise Unavailable("Too many connections want this upload at once.", retry_after=1)
+
+    def _joined_length(self, whole: Upload, part_ids: Sequence[str]) -> int:
+        parts = {part.id: part for part in self.registry.parts_of(whole.id)}
+        if not part_ids or not parts.keys() >= set(part_ids):
+            raise BadRequest("An upload can be joined only from parts that were made for it.")
+        if not all(parts[part_id].is_complete for part_id in part_ids):
+            raise NotReady("Some bytes of the parts are still missing.")
+        return sum(parts[part_id].length or 0 for part_id in part_ids)
 
     # -- ends -----------------------------------------------------------------------------------------------
 
@@ -359,7 +472,7 @@ class Receiver:
         now = self.registry.now()
         left = (upload for upload in self.registry.find_complete() if upload.active_at <= now - _GRACE)
         self._each(left, self.complete)
-        self._each(self.registry.find({State.COMPLETING}), self._take_up)
+        self._each(self.registry.find(_HELD_STATES), self._take_up)
         if expire:
             idle_since = now - self._patience.idle
             idle = self.registry.find(OPEN_STATES, idle_since=idle_since)
@@ -415,8 +528,17 @@ class Receiver:
     def _expire(self, upload_id: str, idle_since: float) -> None:
         with suppress(UnknownUpload, TooLate):  # it has come to life, or to its end
             upload = self.status(upload_id)
-            if upload.active_at <= idle_since and not upload.is_complete:
+            if upload.is_complete and not upload.part_of:
+                return
+            if self._family_active_at(upload) <= idle_since:
                 self._give_up(upload, State.EXPIRED, "Nothing arrived for a long time.")
+
+    def _family_active_at(self, upload: Upload) -> float:
+        """When the latest bytes came, of an upload or of what it will be joined with."""
+        whole = self.registry.get(upload.part_of) if upload.part_of else upload
+        parts = self.registry.parts_of(upload.part_of or upload.id)
+        family = (upload, *parts, *filter(None, (whole,)))
+        return max(one.active_at for one in family if one.state in OPEN_STATES)
 
     def _bury(self, upload: Upload) -> None:
         if self.registry.due(upload.id) is None:
@@ -425,7 +547,7 @@ class Receiver:
             self.registry.forget(upload.id)
 
     def _take_up(self, upload: Upload) -> None:
-        """Go on with an upload that is being completed by nobody."""
+        """Go on with an upload that is being joined, or completed, by nobody."""
         if upload.id not in self._completing and not self._is_being_completed(upload):
             saved = self._save_quietly(upload, replace(upload, holder=self.registry.holder))
             if saved is not None:
@@ -442,6 +564,8 @@ class Receiver:
 
     def _roll_forward(self, upload: Upload) -> None:
         try:
+            if upload.state is State.JOINING:
+                upload = self._join(upload)
             self._hand_over(upload)
         except SyncFailed as error:
             self._take_back(upload, str(error))
@@ -452,6 +576,23 @@ class Receiver:
             self._save_quietly(upload, replace(upload, holder=""))  # the next sweep tries again
         finally:
             self._completing.discard(upload.id)
+
+    def _join(self, upload: Upload) -> Upload:
+        """Only when all is on the disk, and recorded so, do the parts go."""
+        parts = {part.id: part for part in self.registry.parts_of(upload.id)}
+        if not parts.keys() >= set(upload.parts):
+            raise Damaged("A part of this upload is gone.")
+        self._storage(upload).join(upload, [parts[part_id] for part_id in upload.parts])
+        joined = self.registry.save(upload, upload.to(State.COMPLETING), is_joined=True)
+        self.registry.sync()
+        self._remove_parts(joined)
+        return joined
+
+    def _remove_parts(self, upload: Upload) -> None:
+        """The ends of parts are nobody's news."""
+        for part in self.registry.parts_of(upload.id):
+            self._storage(part).remove(part)
+            self.registry.forget(part.id)
 
     def _give_up_as_damaged(self, upload: Upload, error: Exception, settle: Delivery | None = None) -> None:
         """What is stored is not what arrived: it is kept for the operator, and never handed over."""
@@ -597,8 +738,8 @@ class Receiver:
                 raise TooLate
             after = upload.to(state, reason=reason, active_at=self.registry.now())
             kind = "cancelled" if state is State.CANCELLED else "expired"
+            row = self._delivery(after, kind) if not after.part_of else None
             try:
-                row = self._delivery(after, kind)
                 saved = self.registry.save(upload, after, enqueue=row, if_nothing_came=state is State.EXPIRED)
             except Conflict:
                 upload = self.status(upload.id)
@@ -609,6 +750,7 @@ class Receiver:
             self._digests.drop(upload.id)
             self.registry.sync()
             self._storage(upload).remove(upload)
+            self._remove_parts(upload)
             self._outbox.wake()
             return saved
         raise Unavailable("This upload is changing too fast.", retry_after=1)
@@ -664,7 +806,7 @@ class Receiver:
         except BaseException:
             writer.close()
             raise
-        return Session(upload, self.registry, writer, self._arrived, fsync=self._fsync)
+        return Session(upload, self.registry, writer, self._arrived, self.limit(upload), fsync=self._fsync)
 
     def _arrived(self, upload: Upload) -> None:
         """More of an upload is safe."""
@@ -684,15 +826,27 @@ class Receiver:
         if error is not None:
             raise error(upload.public_reason)
 
-    def _refuse_other_file(self, upload: Upload, length: int, fingerprint: str) -> None:
-        if upload.length not in (None, length):
-            raise FileChanged(f"This upload began with a file of {upload.length} bytes, not {length}.")
+    def _refuse_other_file(self, upload: Upload, length: int | None, fingerprint: str) -> None:
         if upload.fingerprint and fingerprint and upload.fingerprint != fingerprint:
             raise FileChanged
-        limits = (upload.max_length, self._apps[upload.app].max_length)
-        limit = min(limit for limit in limits if limit is not None)
+        if length is None:
+            return
+        if upload.length not in (None, length):
+            raise FileChanged(f"This upload began with a file of {upload.length} bytes, not {length}.")
+        if length < upload.extents.end:
+            raise FileChanged(f"The file has {length} bytes; more have arrived already.")
+        limit = self.limit(upload)
         if length > limit:
             raise TooLarge(f"The file has {length} bytes; {limit} are allowed.")
+
+    def limit(self, upload: Upload) -> int:
+        """Bytes that an upload may have at most."""
+        limits = (upload.max_length, self._apps[upload.app].max_length)
+        return min(limit for limit in limits if limit is not None)
+
+    def expires_in(self, upload: Upload) -> float:
+        """Seconds until an upload that owes bytes is given up, if nothing happens to it."""
+        return max(0.0, upload.active_at + self._patience.idle - self.registry.now())
 
 
 class Session:
@@ -701,16 +855,25 @@ class Session:
     A session is used by one thread at a time; a client's lanes have one each, with the same token.
 
     :param arrived: is told when more of the upload is safe.
+    :param limit: bytes that may come while the length is unknown.
     :param fsync: whether only that counts as safe which a power cut can't take.
     """
 
     def __init__(
-        self, upload: Upload, registry: Registry, writer: Writer, arrived: Callable[[Upload], None], *, fsync: bool
+        self,
+        upload: Upload,
+        registry: Registry,
+        writer: Writer,
+        arrived: Callable[[Upload], None],
+        limit: int,
+        *,
+        fsync: bool,
     ) -> None:
         self.upload = upload
         self._registry = registry
         self._writer = writer
         self._arrived = arrived
+        self._limit = limit
         self._fsync = fsync
         self._pending = Extents()  # written, but not recorded yet
         self._unhastened = Extents()  # written, and not on its way to the disk
@@ -737,8 +900,9 @@ class Session:
         with self._writer.exclusive():
             # Within the lock: nobody can make bytes safe between this look and our writing beside them.
             current = self._current()
-            if current.length is not None and end > current.length:
-                raise TooLarge(f"These bytes end at {end}; the file has {current.length}.")
+            longest = self._limit if current.length is None else current.length
+            if end > longest:
+                raise TooLarge(f"These bytes end at {end}; {longest} are allowed.")
             for start, stop in current.extents.missing(position, end):
                 self._writer.write(start, bulk.part(start - position, stop - position))
         self._pending = self._pending.add(position, end)
@@ -752,13 +916,14 @@ class Session:
                 self._writer.hasten(first, last - first)
             self._unhastened = Extents()
 
-    def sync_if_due(self, *, idle: bool = False) -> None:
+    def sync_if_due(self, *, idle: bool = False, seconds: float | None = None) -> None:
         """:meth:`sync` every few MiB or seconds: when this process is killed, no more than that is lost.
 
         :param idle: whether there is nothing else to do.
         """
         size = _SYNC_BYTES if self._fsync else _RECORD_BYTES
-        if idle or self._pending.received >= size or time.monotonic() - self._recorded_at >= _RECORD_SECONDS:
+        seconds = _RECORD_SECONDS if seconds is None else seconds
+        if idle or self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
             self.sync()
 
     def sync(self) -> Upload:
@@ -786,6 +951,23 @@ class Session:
                 raise Replaced from None
         if self._fsync:
             self._registry.sync()
+
+    def declare_length(self, length: int) -> Upload:
+        """Record the length, now that it is known; after :meth:`sync`.
+
+        :raises FileChanged: another one was recorded before.
+        :raises Replaced: another opening owns the upload now.
+        """
+        current = self._current()
+        if current.length not in (None, length) or length < current.extents.end:
+            raise FileChanged(f"The length is {current.length or current.extents.end} bytes, not {length}.")
+        try:
+            self.upload = self._registry.save(current, replace(current, length=length))
+        except Conflict:
+            raise Replaced from None
+        if self._fsync:
+            self._registry.sync()
+        return self.upload
 
     def discard(self) -> None:
         """Let what was written since the last :meth:`sync` not count; it will be written over."""
@@ -822,6 +1004,9 @@ def refuse_writing(upload: Upload, token: str) -> None:
     if upload.state not in OPEN_STATES:
         raise AlreadyComplete
 
+
+#: States that a process holds an upload in while it works on it.
+_HELD_STATES = frozenset({State.JOINING, State.COMPLETING})
 
 #: What is said of uploads that are over, and not well.
 _OVER: Mapping[State, type[IncomingError]] = {

@@ -19,6 +19,7 @@ class State(str, Enum):
     WAITING = "waiting"  # a ticket; no byte yet
     RECEIVING = "receiving"
     PAUSED = "paused"
+    JOINING = "joining"  # its bytes came as uploads of their own, its parts; being put together
     COMPLETING = "completing"  # all bytes are here; being synced, hashed, renamed
     HANDING_OVER = "handing_over"
     WAITING_FOR_APP = "waiting_for_app"  # the app answered `wait`
@@ -31,11 +32,13 @@ class State(str, Enum):
 
 #: Rule 1: every move of an upload from state to state stands here, and only here.
 MOVES: Mapping[State, frozenset[State]] = {
-    State.WAITING: frozenset({State.RECEIVING, State.CANCELLED, State.EXPIRED}),
+    State.WAITING: frozenset({State.RECEIVING, State.JOINING, State.CANCELLED, State.EXPIRED}),
     State.RECEIVING: frozenset(
-        {State.RECEIVING, State.PAUSED, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}
+        {State.RECEIVING, State.PAUSED, State.JOINING, State.COMPLETING}
+        | {State.CANCELLED, State.EXPIRED, State.DAMAGED}
     ),
     State.PAUSED: frozenset({State.RECEIVING, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}),
+    State.JOINING: frozenset({State.COMPLETING, State.DAMAGED}),
     # Back to receiving: the power, or the disk, failed before all was synced, and bytes are owed again.
     State.COMPLETING: frozenset({State.COMPLETING, State.HANDING_OVER, State.RECEIVING, State.DAMAGED}),
     State.HANDING_OVER: frozenset({State.WAITING_FOR_APP, State.FINISHED, State.UNDELIVERABLE, State.DAMAGED}),
@@ -53,10 +56,14 @@ OPEN_STATES = frozenset({State.WAITING, State.RECEIVING, State.PAUSED})
 #: Nothing more will happen; the record is a tombstone for those who ask again.
 CLOSED_STATES = frozenset({State.FINISHED, State.CANCELLED, State.EXPIRED})
 
+#: Dialects in which the last byte completes an upload. In the others the client has to say so.
+ENDING_BY_LENGTH = frozenset({"incoming", "tus"})
+
 _PHASES = {
     State.WAITING: "uploading",
     State.RECEIVING: "uploading",
     State.PAUSED: "uploading",
+    State.JOINING: "processing",
     State.COMPLETING: "processing",
     State.HANDING_OVER: "processing",
     State.WAITING_FOR_APP: "processing",
@@ -112,6 +119,8 @@ class Upload:
     state: State = State.WAITING
     version: int = 0  # risen by the registry with every saved change, so that others can wait for one
     app: str = ""  # whose upload it is; a stand-alone server serves several apps
+    owner: str = ""  # a label that the app gives to whoever uploads
+    created_with: str = ""  # the dialect that a client has created it by; empty where the app has
     protocol: str = "incoming"  # the dialect of the last opening
     created_at: float = field(default_factory=time.time)
     active_at: float = field(default_factory=time.time)  # last opening or arrival
@@ -127,7 +136,12 @@ class Upload:
     taken_back: int = 0  # times that bytes were lost by a disk, and are owed again
     fingerprint: str = ""  # what the front end took of the file, to notice a changed one
     filename_from_browser: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)  # from the app
+    client_metadata: Mapping[str, str] = field(default_factory=dict)  # from the client: data from a stranger
+    notes: Mapping[str, str] = field(default_factory=dict)  # what a dialect has to remember of its requests
+
+    part_of: str = ""  # the upload that this one is a part of; it is joined, never handed over by itself
+    parts: tuple[str, ...] = ()  # the uploads that this one is joined from, in order
 
     target: str = ""  # hand-over: "" is the callable, "/…" a path of the wrapped app, else an http(s) URL
     base_url: str = ""  # scheme, host and script name that a hand-over into the wrapped app bears

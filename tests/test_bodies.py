@@ -221,3 +221,51 @@ def test_another_server_has_its_own_input() -> None:
     assert isinstance(body, InputBody)
     assert body.path == "wsgi.input"
     assert all_of(body, splice=True) == b"12345"
+
+
+class Dechunked:
+    """``wsgi.input`` of a body in chunked coding, as servers give it: what is there, and nothing at the end.
+
+    :param error: raised where the last chunk is missing.
+    """
+
+    def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
+        self._pieces = list(pieces)
+        self._error = error
+
+    def read(self, size: int) -> bytes:
+        if self._pieces:
+            piece = self._pieces.pop(0)
+            assert len(piece) <= size
+            return piece
+        if self._error is not None:
+            raise self._error
+        return b""
+
+
+def chunked(*pieces: bytes, error: Exception | None = None) -> RequestBody:
+    body = body_of({"wsgi.input": Dechunked(*pieces, error=error), "wsgi.input_terminated": True}, None, 5.0)
+    assert body is not None
+    return body
+
+
+def test_a_body_that_does_not_say_its_length() -> None:
+    body = chunked(b"12345", b"6", b"789")
+    assert body.length is None
+    assert all_of(body) == b"123456789"
+    assert body.has_ended
+    assert not body.was_cut
+    assert body.drain(1.0)
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), EOFError(), ValueError("what a server makes of it")])
+def test_one_that_is_cut_keeps_what_came(error: Exception) -> None:
+    body = chunked(b"12345", b"6", error=error)
+    assert all_of(body) == b"123456"
+    assert body.has_ended
+    assert body.was_cut
+    assert not body.drain(0.1)
+
+
+def test_a_server_that_does_not_tell_the_end_of_such_a_body() -> None:
+    assert body_of({"wsgi.input": Dechunked(b"1")}, None, 5.0) is None

@@ -16,6 +16,7 @@ def test_the_public_names() -> None:
         "FinishedUpload",
         "Incoming",
         "IncomingError",
+        "Permission",
         "State",
         "Upload",
         "__version__",

@@ -40,6 +40,7 @@ class Door:
             "window": Window(65536, 4),
             "lanes": 4,
             "websocket": True,
+            "max_length": 2**40,
             "receive_timeout": 5.0,
         }
         self.frontend = Frontend(lambda: engine.receiver, Manners(**{**manners, **changes}))

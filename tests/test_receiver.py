@@ -1293,3 +1293,215 @@ def test_trouble_with_one_upload_does_not_keep_the_sweep_from_the_others(
     eventually(lambda: not any(engine.registry.due(ticket) for ticket in tickets))
     engine.receiver.sweep()
     assert [upload.id for upload in engine.receiver.find()] == tickets[:1]
+
+
+# -- lengths that are not known at first ------------------------------------------------------------------------
+
+
+def test_a_length_that_is_told_later(engine: Engine) -> None:
+    ticket = engine.ticket(max_length=100)
+    session = engine.receiver.open(ticket, name="x", protocol="tus", is_creation=True)
+    assert session is not None
+    with session:
+        assert session.upload.created_with == "tus"
+        session.write(0, b"12345")
+        assert session.sync().length is None
+        with pytest.raises(TooLarge):
+            session.write(99, b"12")
+        with pytest.raises(FileChanged):
+            session.declare_length(4)
+        assert session.declare_length(5).is_complete
+        assert session.declare_length(5).length == 5
+        with pytest.raises(FileChanged):
+            session.declare_length(6)
+    engine.receiver.complete(engine.receiver.status(ticket))
+    engine.start()
+    assert engine.until(ticket, State.FINISHED).length == 5
+
+
+def test_an_opening_that_does_not_say_the_length_leaves_it(engine: Engine) -> None:
+    ticket = engine.ticket()
+    with engine.open(ticket, 10) as session:
+        session.write(0, b"12345")
+        session.sync()
+    again = engine.receiver.open(ticket, protocol="tus")
+    assert again is not None
+    with again:
+        assert again.upload.length == 10
+        assert again.upload.filename_from_browser == "file.bin"
+        assert again.upload.created_with == ""  # the app has
+    with pytest.raises(FileChanged):
+        engine.receiver.open(ticket, length=11)
+
+
+def test_a_length_that_is_less_than_what_has_arrived(engine: Engine) -> None:
+    ticket = engine.ticket()
+    session = engine.receiver.open(ticket)
+    assert session is not None
+    with session:
+        session.write(0, b"12345")
+        session.sync()
+    with pytest.raises(FileChanged):
+        engine.receiver.open(ticket, length=4)
+
+
+def test_who_is_shut_out_can_change_nothing_more(engine: Engine) -> None:
+    ticket = engine.ticket()
+    with engine.open(ticket, 10) as session:
+        session.write(0, b"12345")
+        session.sync()
+        session.write(5, b"67")
+        assert engine.receiver.shut_out(ticket).offset == 5
+        with pytest.raises(Replaced):
+            session.sync()
+        with pytest.raises(Replaced):
+            session.write(5, b"67")
+    assert engine.receiver.status(ticket).offset == 5
+    assert engine.receiver.shut_out(ticket) == engine.receiver.status(ticket)
+    with engine.open(ticket, 10) as session:
+        session.write(5, b"67890")
+        assert session.sync().is_complete
+
+
+# -- parts ------------------------------------------------------------------------------------------------------
+
+OPENING: dict[str, Any] = {"name": "whole.bin", "protocol": "tus", "client_metadata": {"a": "b"}, "notes": {"c": "d"}}
+
+
+def part_of(engine: Engine, ticket: str, data: bytes) -> str:
+    """A part that is complete."""
+    part = engine.receiver.create_part(ticket, len(data))
+    session = engine.receiver.open(part.id, length=len(data), protocol="tus")
+    assert session is not None
+    with session:
+        session.write(0, data)
+        upload = session.sync()
+    assert engine.receiver.complete(upload).state is State.RECEIVING  # it is nothing by itself
+    return part.id
+
+
+def test_an_upload_is_joined_from_its_parts(engine: Engine) -> None:
+    ticket = engine.ticket(remove_file_when_finished=False)
+    parts = [part_of(engine, ticket, data) for data in (b"123", b"45", b"")]
+    engine.start()
+    order = [parts[1], parts[0], parts[2], parts[1]]
+    joining = engine.receiver.join(ticket, order, **OPENING)
+    assert joining.state is State.JOINING
+    assert joining.phase == "processing"
+    upload = engine.until(ticket, State.FINISHED)
+    assert engine.stored(ticket) == b"4512345"
+    assert (upload.length, upload.parts) == (7, tuple(order))
+    assert upload.sha256 == hashlib.sha256(b"4512345").hexdigest()
+    assert (upload.filename_from_browser, upload.client_metadata, upload.notes) == ("whole.bin", {"a": "b"}, {"c": "d"})
+    assert [notice.upload.id for notice in engine.app.notices] == [ticket]
+    assert engine.registry.parts_of(ticket) == []
+    assert not list((engine.folder / "arriving").iterdir())
+    assert engine.receiver.join(ticket, order, **OPENING) == upload  # the answer was lost, say
+    with pytest.raises(AlreadyComplete):
+        engine.receiver.join(ticket, [parts[0]], **OPENING)
+
+
+def test_what_can_not_be_joined(engine: Engine) -> None:
+    ticket, other = engine.ticket(), engine.ticket()
+    mine, strange = part_of(engine, ticket, b"1"), part_of(engine, other, b"2")
+    unfinished = engine.receiver.create_part(ticket).id
+    for parts, error in (
+        ([], BadRequest),
+        ([mine, strange], BadRequest),
+        ([ticket], BadRequest),
+        ([mine, unfinished], NotReady),
+    ):
+        with pytest.raises(error):
+            engine.receiver.join(ticket, parts, **OPENING)
+    assert engine.state(ticket) is State.WAITING
+    with engine.open(ticket, 5) as session:
+        session.write(0, b"1")
+        session.sync()
+    with pytest.raises(AlreadyComplete):
+        engine.receiver.join(ticket, [mine], **OPENING)
+
+
+def test_parts_are_limited_together(engine: Engine) -> None:
+    ticket = engine.ticket(max_length=10)
+    part_of(engine, ticket, b"123456")
+    with pytest.raises(TooLarge):
+        engine.receiver.create_part(ticket, 5)
+    part = engine.receiver.create_part(ticket, 4)
+    with pytest.raises(BadRequest):
+        engine.receiver.create_part(part.id)
+    with pytest.raises(TooLarge):
+        engine.receiver.open(part.id, length=11)
+
+
+def test_parts_live_as_long_as_their_family(tmp_path: Path, clock: Clock) -> None:
+    engine = Engine(tmp_path, idle=100.0)
+    ticket = engine.ticket()
+    first = part_of(engine, ticket, b"123")
+    clock.advance(60)
+    second = part_of(engine, ticket, b"456")
+    clock.advance(60)
+    engine.receiver.sweep()
+    assert {engine.state(one) for one in (first, second)} == {State.RECEIVING}
+    assert engine.state(ticket) is State.WAITING
+    clock.advance(60)
+    engine.receiver.sweep()
+    assert engine.state(ticket) is State.EXPIRED
+    assert engine.registry.parts_of(ticket) == []
+    assert not list((engine.folder / "arriving").iterdir())
+    engine.start()
+    eventually(lambda: len(engine.app.notices) == 1)
+    assert engine.app.notices[0].upload.id == ticket
+    engine.close()
+
+
+def test_cancelling_takes_the_parts_along(engine: Engine) -> None:
+    ticket = engine.ticket()
+    part = part_of(engine, ticket, b"123")
+    engine.receiver.cancel(ticket, "no more")
+    assert not engine.arriving(part).exists()
+    with pytest.raises(UnknownUpload):
+        engine.receiver.status(part)
+    with pytest.raises(Cancelled):
+        engine.receiver.create_part(ticket)
+
+
+def test_who_joins_may_die(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the worst moment: when the bytes are there, and it is not recorded."""
+    ticket = engine.ticket(remove_file_when_finished=False)
+    parts = [part_of(engine, ticket, data) for data in (b"123", b"45")]
+    monkeypatch.setattr(engine.receiver, "_roll_forward_in_background", lambda _: None)
+    joining = engine.receiver.join(ticket, parts, **OPENING)
+    engine.storage.join(joining, [engine.receiver.status(part) for part in parts])
+    other.receiver.sweep()
+    assert other.state(ticket) is State.JOINING  # its holder lives
+    monkeypatch.setattr(other.registry, "is_alive", lambda holder: holder != engine.registry.holder)
+    other.receiver.sweep()
+    other.start()
+    other.until(ticket, State.FINISHED)
+    assert other.stored(ticket) == b"12345"
+
+
+def test_a_part_that_is_gone_is_not_made_up(engine: Engine) -> None:
+    ticket = engine.ticket()
+    part = part_of(engine, ticket, b"123")
+    engine.arriving(part).unlink()
+    engine.receiver.join(ticket, [part], **OPENING)
+    assert engine.until(ticket, State.DAMAGED).reason == "The stored bytes of a part are gone."
+
+
+def test_no_room_for_joining_now(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticket = engine.ticket(remove_file_when_finished=False)
+    part = part_of(engine, ticket, b"123")
+
+    def refuse(*_: object) -> None:
+        raise NoSpace
+
+    with monkeypatch.context() as full:
+        full.setattr(engine.storage, "join", refuse)
+        engine.receiver.join(ticket, [part], **OPENING)
+        eventually(lambda: not engine.receiver.status(ticket).holder)
+    assert engine.state(ticket) is State.JOINING
+    engine.receiver.sweep()
+    engine.start()
+    engine.until(ticket, State.FINISHED)
+    assert engine.stored(ticket) == b"123"

@@ -19,7 +19,7 @@ from incoming_wsgi.upload import (
 )
 
 #: All bytes are here and the app has not said the last word.
-WITH_THE_APP = {State.COMPLETING, State.HANDING_OVER, State.WAITING_FOR_APP}
+WITH_THE_APP = {State.JOINING, State.COMPLETING, State.HANDING_OVER, State.WAITING_FOR_APP}
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(State, State)))

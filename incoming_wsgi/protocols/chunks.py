@@ -8,80 +8,61 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from webob import Request, Response
 
-from ..bulk import Bulk
+from ..checksums import Checksum
 from ..errors import (
     AlreadyComplete,
     BadRequest,
-    DigestMismatch,
     IncomingError,
     LengthRequired,
     MethodNotAllowed,
-    Replaced,
+    NotFound,
     TooLarge,
     UnsupportedMediaType,
 )
-from ..receiver import Receiver, Session, refuse_writing
+from ..intake import Body, Door, complete, store
+from ..receiver import Receiver, refuse_writing
 from ..responses import json_response
 from ..upload import Upload
 
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _FINGERPRINT = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _DIGEST = re.compile(r"(sha-256|sha-512)=:([A-Za-z0-9+/=]+):")
-_ALGORITHMS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 
 _LONGEST_NAME = 4096  # bytes of UTF-8
 _LONGEST_WAIT = 25.0  # seconds; below the time after which proxies lose patience
-_WAIT_FOR_END = 2.0  # seconds that the answer to the last byte waits for the app
 _MOST_GAPS = 64
 
 
-class Body(Protocol):
-    """The bytes of a request; how they come from the server is not the protocol's business."""
-
-    length: int
-
-    def read(self, *, splice: bool = False) -> Bulk:
-        """The next bytes, to be used before the next call; none at the end, or if none come for a while.
-
-        :param splice: whether they may come in a pipe.
-        :raises TooSlow: they do not come, or too slowly.
-        """
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more will come."""
-
-    @property
-    def was_cut(self) -> bool:
-        """Whether it ended before its length: the client vanished, or the server had to stop listening."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+REQUEST_HEADERS = (
+    "Content-Type",
+    "Content-Range",
+    "Content-Digest",
+    "Incoming-Length",
+    "Incoming-Name",
+    "Incoming-Fingerprint",
+    "Incoming-Session",
+    "Incoming-Reason",
+)
+RESPONSE_HEADERS = ("Retry-After",)
 
 
-@dataclass(frozen=True)
-class Door:
-    """What the server side of a request can do and dictates.
+def is_spoken(request: Request) -> bool:
+    """Whether a request has what only ours have."""
+    return "Content-Range" in request.headers or any(name.startswith("Incoming-") for name in request.headers)
 
-    :ivar chunk_size: bytes of a chunk, at most.
-    :ivar lanes: chunks of one client that may be on their way at the same time.
-    :ivar websocket: whether a WebSocket may be tried here.
-    :ivar body: the request's body; ``None`` where the request does not say its length.
-    :ivar poll: waits as :meth:`Receiver.wait` does, but not where that would hold up a server's other requests.
-    """
 
-    chunk_size: int
-    lanes: int
-    websocket: bool
-    body: Body | None
-    poll: Callable[[str, Callable[[Upload], bool], float], Upload]
+def discovery(door: Door) -> Mapping[str, str]:  # noqa: ARG001 (others have more to say)
+    """Headers of the answer to ``OPTIONS``: none."""
+    return {}
 
 
 def respond(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
@@ -89,6 +70,10 @@ def respond(request: Request, upload_id: str, receiver: Receiver, door: Door) ->
 
     :raises IncomingError: the request is refused; see :func:`refusal` for the answer.
     """
+    if not upload_id and request.method != "POST":
+        raise NotFound
+    if not upload_id:
+        raise BadRequest("Uploads are created by tus (Tus-Resumable), or as RFC drafts say (Upload-Complete).")
     methods: Mapping[str, Callable[[Request, str, Receiver, Door], Response]] = {
         "GET": _status,
         "HEAD": _status,
@@ -97,7 +82,7 @@ def respond(request: Request, upload_id: str, receiver: Receiver, door: Door) ->
         "DELETE": _cancel,
     }
     if request.method not in methods:
-        raise MethodNotAllowed(allow=(*methods, "OPTIONS"))
+        raise MethodNotAllowed(allow=(*METHODS, "OPTIONS"))
     return methods[request.method](request, upload_id, receiver, door)
 
 
@@ -108,7 +93,7 @@ def pause(request: Request, upload_id: str, receiver: Receiver, door: Door) -> R
     return _answer(receiver.pause(upload_id, request.headers.get("Incoming-Session", "")), door)
 
 
-def refusal(error: IncomingError, upload: Upload | None, door: Door) -> Response:
+def refusal(error: IncomingError, request: Request, upload: Upload | None, door: Door) -> Response:  # noqa: ARG001
     """An error as a front end reads it, with the status of the upload where there is one."""
     about = status_of(upload, door) if upload is not None else {}
     return json_response({"error": error.as_json(), **about}, error)
@@ -154,23 +139,24 @@ def _open(request: Request, upload_id: str, receiver: Receiver, door: Door) -> R
     fingerprint = request.headers.get("Incoming-Fingerprint", "")
     if fingerprint and not _FINGERPRINT.fullmatch(fingerprint):
         raise BadRequest("Incoming-Fingerprint is malformed.")
-    body = _checked_body(request, door)
-    if body.length > length:
-        raise TooLarge(f"The body has {body.length} bytes, the file {length}.")
+    body, size = _checked_body(request, door)
+    if size > length:
+        raise TooLarge(f"The body has {size} bytes, the file {length}.")
     expected = _digest(request)  # before the opening: what is malformed takes nothing over
     session = receiver.open(upload_id, length=length, name=name, fingerprint=fingerprint)
     if session is None:
         return _answer(receiver.status(upload_id), door)
     with session:
-        upload = _store(session, 0, body, expected)
-    upload = _complete_if_all_here(upload, receiver)
+        upload = store(session, 0, body, expected)
+    if upload.is_complete:
+        upload = complete(upload, receiver)
     return _answer(upload, door, session=session.token)
 
 
 def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
     start, end, total = _content_range(request)
-    body, expected = _checked_body(request, door), _digest(request)
-    if body.length != end - start:
+    (body, size), expected = _checked_body(request, door), _digest(request)
+    if size != end - start:
         raise BadRequest("Content-Length and Content-Range do not agree.")
     upload = receiver.status(upload_id)
     if total != upload.length and upload.length is not None:
@@ -182,53 +168,19 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
     refuse_writing(upload, token)
     try:
         with receiver.session(upload_id, token) as session:
-            upload = _store(session, start, body, expected)
+            upload = store(session, start, body, expected)
     except AlreadyComplete:
         upload = receiver.status(upload_id)  # another lane brought the rest of these bytes meanwhile
         if upload.session != token or not upload.extents.contains(start, end):
             raise
-    return _answer(_complete_if_all_here(upload, receiver), door)
+    if upload.is_complete:
+        upload = complete(upload, receiver)
+    return _answer(upload, door)
 
 
 def _cancel(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
     reason = _name(request.headers.get("Incoming-Reason", "")) or "cancelled by the front end"
     return _answer(receiver.cancel(upload_id, reason), door)
-
-
-# -- bytes ------------------------------------------------------------------------------------------------------
-
-
-def _store(session: Session, position: int, body: Body, expected: tuple[str, bytes] | None) -> Upload:
-    """Write the body; what has arrived when it is cut counts, but for a body with a digest."""
-    checksum = _ALGORITHMS[expected[0]]() if expected else None
-    try:
-        while not body.has_ended:
-            piece = body.read(splice=session.splices and checksum is None)
-            if checksum is not None:
-                for block in piece.blocks():
-                    checksum.update(block)
-            session.write(position, piece)
-            position += len(piece)
-            if checksum is None:
-                session.sync_if_due(idle=not piece)
-    except Replaced:
-        raise
-    except IncomingError:
-        if checksum is None:
-            session.sync()
-        raise
-    if checksum is not None and expected is not None and (body.was_cut or checksum.digest() != expected[1]):
-        session.discard()
-        if not body.was_cut:
-            raise DigestMismatch
-    return session.sync()
-
-
-def _complete_if_all_here(upload: Upload, receiver: Receiver) -> Upload:
-    if not upload.is_complete:
-        return upload
-    upload = receiver.complete(upload)
-    return receiver.wait(upload.id, lambda found: found.phase != "processing", _WAIT_FOR_END)
 
 
 def _answer(upload: Upload, door: Door, **more: str) -> Response:
@@ -238,15 +190,18 @@ def _answer(upload: Upload, door: Door, **more: str) -> Response:
 # -- headers ----------------------------------------------------------------------------------------------------
 
 
-def _checked_body(request: Request, door: Door) -> Body:
-    """:raises LengthRequired, UnsupportedMediaType, TooLarge: it can't be taken."""
-    if door.body is None:
+def _checked_body(request: Request, door: Door) -> tuple[Body, int]:
+    """The body, and the bytes that it has.
+
+    :raises LengthRequired, UnsupportedMediaType, TooLarge: it can't be taken.
+    """
+    if door.body is None or door.body.length is None:
         raise LengthRequired
     if door.body.length and request.content_type not in ("application/octet-stream", ""):
         raise UnsupportedMediaType("The bytes of a file are sent as application/octet-stream.")
     if door.body.length > door.chunk_size:
         raise TooLarge(f"A chunk may have {door.chunk_size} bytes at most.")
-    return door.body
+    return door.body, door.body.length
 
 
 def _content_range(request: Request) -> tuple[int, int, int]:
@@ -266,8 +221,8 @@ def _content_range(request: Request) -> tuple[int, int, int]:
     return first, last + 1, total
 
 
-def _digest(request: Request) -> tuple[str, bytes] | None:
-    """Algorithm and value of ``Content-Digest`` (RFC 9530, section 2).
+def _digest(request: Request) -> Checksum | None:
+    """What ``Content-Digest`` says (RFC 9530, section 2).
 
     :raises BadRequest: it is malformed, or of an algorithm that we do not check.
     """
@@ -278,7 +233,7 @@ def _digest(request: Request) -> tuple[str, bytes] | None:
     if found is None:
         raise BadRequest("Content-Digest must be sha-256 or sha-512.")
     try:
-        return found[1], base64.b64decode(found[2], validate=True)
+        return Checksum(found[1].replace("-", ""), base64.b64decode(found[2], validate=True))
     except binascii.Error:
         raise BadRequest("Content-Digest is not base64.") from None
 

@@ -100,12 +100,14 @@ class Registry(ABC):
         settle: Delivery | None = None,
         back_to_synced: bool = False,
         if_nothing_came: bool = False,
+        is_joined: bool = False,
     ) -> Upload:
         """Compare and set: store what differs, if state, epoch and session are still those of ``before``.
 
         Extents are never written here: they only grow, by :meth:`add_extent`.
 
-        :param back_to_synced: but for this one case: the disk has lost bytes; only what is synced remains.
+        :param back_to_synced: but for this case: the disk has lost bytes; only what is synced remains.
+        :param is_joined: and for this one: all bytes have come from its parts, and are synced.
         :param if_nothing_came: bytes that have arrived since ``before`` are a conflict, too.
         :param enqueue: a row for the outbox, written in the same transaction.
         :param settle: a row of the outbox that is done with, removed in the same transaction.
@@ -144,8 +146,16 @@ class Registry(ABC):
         """
 
     @abstractmethod
+    def parts_of(self, upload_id: str) -> list[Upload]:
+        """The uploads that are parts of an upload, the oldest first."""
+
+    @abstractmethod
     def find_complete(self) -> list[Upload]:
-        """Uploads of our own dialect whose bytes are all here, but that nobody has begun to complete."""
+        """Uploads whose bytes are all here, but that nobody has begun to complete.
+
+        Only of dialects in which the last byte completes an upload (:data:`~incoming_wsgi.upload.ENDING_BY_LENGTH`),
+        and no parts of others.
+        """
 
     @abstractmethod
     def lease(self, app: str, handlers: Collection[str], now: float) -> Delivery | None:

@@ -29,7 +29,7 @@ from ..disk import sync_data
 from ..errors import Conflict, IncomingError, NoSpace, Unavailable
 from ..extents import Extents
 from ..locks import FileLock, try_flock
-from ..upload import OPEN_STATES, State, Upload
+from ..upload import ENDING_BY_LENGTH, OPEN_STATES, State, Upload
 from . import Delivery, Registry, Unsubscribe
 from .group import Group
 from .watch import Watch
@@ -37,7 +37,7 @@ from .watch import Watch
 log = logging.getLogger("incoming_wsgi")
 
 #: Raised with every change of the tables; a file with a newer one is refused.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE uploads (
@@ -48,10 +48,13 @@ CREATE TABLE uploads (
     secret TEXT NOT NULL, remove_file_when_finished INTEGER NOT NULL, dest_type TEXT NOT NULL, holder TEXT NOT NULL,
     event_id TEXT NOT NULL, sha256 TEXT NOT NULL, location TEXT NOT NULL, moved_to TEXT NOT NULL, reason TEXT NOT NULL,
     change INTEGER NOT NULL,
-    synced TEXT NOT NULL DEFAULT '[]', boot_id TEXT NOT NULL DEFAULT '', taken_back INTEGER NOT NULL DEFAULT 0
+    synced TEXT NOT NULL DEFAULT '[]', boot_id TEXT NOT NULL DEFAULT '', taken_back INTEGER NOT NULL DEFAULT 0,
+    owner TEXT NOT NULL DEFAULT '', created_with TEXT NOT NULL DEFAULT '', client_metadata TEXT NOT NULL DEFAULT '{}',
+    notes TEXT NOT NULL DEFAULT '{}', part_of TEXT NOT NULL DEFAULT '', parts TEXT NOT NULL DEFAULT '[]'
 ) WITHOUT ROWID;
 CREATE INDEX uploads_by_change ON uploads (change);
 CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
+CREATE INDEX uploads_by_whole ON uploads (part_of) WHERE part_of != '';
 CREATE TABLE outbox (
     event_id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, app TEXT NOT NULL, kind TEXT NOT NULL, handler TEXT NOT NULL,
     attempt INTEGER NOT NULL, due_at REAL NOT NULL, created_at REAL NOT NULL, holder TEXT NOT NULL, error TEXT NOT NULL
@@ -76,6 +79,15 @@ ALTER TABLE digests ADD COLUMN boot_id TEXT NOT NULL DEFAULT '';
 CREATE TABLE clock (boot_id TEXT NOT NULL, base REAL NOT NULL, latest REAL NOT NULL);
 UPDATE uploads SET synced = extents;
 """,
+    2: """
+ALTER TABLE uploads ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE uploads ADD COLUMN created_with TEXT NOT NULL DEFAULT '';
+ALTER TABLE uploads ADD COLUMN client_metadata TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE uploads ADD COLUMN notes TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE uploads ADD COLUMN part_of TEXT NOT NULL DEFAULT '';
+ALTER TABLE uploads ADD COLUMN parts TEXT NOT NULL DEFAULT '[]';
+CREATE INDEX uploads_by_whole ON uploads (part_of) WHERE part_of != '';
+""",
 }
 
 _UPLOAD_FIELDS = tuple(field.name for field in fields(Upload))
@@ -92,6 +104,9 @@ _WRITTEN: Mapping[str, Callable[[Any], Any]] = {
     "extents": Extents.to_json,
     "synced": Extents.to_json,
     "metadata": lambda metadata: json.dumps(dict(metadata)),
+    "client_metadata": lambda metadata: json.dumps(dict(metadata)),
+    "notes": lambda notes: json.dumps(dict(notes)),
+    "parts": json.dumps,
     "remove_file_when_finished": int,
 }
 #: Where these stand among :data:`_COLUMNS`.
@@ -231,6 +246,7 @@ class SQLiteRegistry(Registry):
         settle: Delivery | None = None,
         back_to_synced: bool = False,
         if_nothing_came: bool = False,
+        is_joined: bool = False,
     ) -> Upload:
         with self._transaction() as db:
             current = self._select_upload(db, before.id)
@@ -242,6 +258,9 @@ class SQLiteRegistry(Registry):
             if back_to_synced:
                 changes |= {"extents": current.synced, "taken_back": current.taken_back + 1}
                 db.execute("DELETE FROM digests WHERE upload_id = ?", (before.id,))
+            if is_joined:
+                changes |= dict.fromkeys(("extents", "synced"), Extents().add(0, after.length or 0))
+                changes["boot_id"] = self._boot_id
             saved = current
             if changes:
                 changes["version"] = current.version + 1
@@ -321,12 +340,20 @@ class SQLiteRegistry(Registry):
         # The extents of a complete upload are one range from 0 to its length; of an empty file, none. Under another
         # boot of the machine less of them may count.
         query = (
-            f"SELECT {_COLUMNS} FROM uploads WHERE state IN ({_marks(OPEN_STATES)}) AND protocol = 'incoming'"
+            f"SELECT {_COLUMNS} FROM uploads WHERE state IN ({_marks(OPEN_STATES)})"
+            f" AND protocol IN ({_marks(ENDING_BY_LENGTH)}) AND part_of = ''"
             " AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END LIMIT 1000"
         )
         with self._reading() as db:
-            rows = db.execute(query, [state.value for state in OPEN_STATES]).fetchall()
+            rows = db.execute(query, [*(state.value for state in OPEN_STATES), *ENDING_BY_LENGTH]).fetchall()
         return [upload for upload in map(self._upload_of_row, rows) if upload.is_complete]
+
+    def parts_of(self, upload_id: str) -> list[Upload]:
+        # The second condition lets SQLite see that its index has all of them.
+        query = f"SELECT {_COLUMNS} FROM uploads WHERE part_of = ? AND part_of != '' ORDER BY created_at"
+        with self._reading() as db:
+            rows = db.execute(query, (upload_id,)).fetchall()
+        return [self._upload_of_row(row) for row in rows]
 
     def find(
         self,
@@ -666,7 +693,9 @@ def _upload_of_row(row: Iterable[Any]) -> Upload:
     values["state"] = State(values["state"])
     values["extents"] = Extents.from_json(values["extents"])
     values["synced"] = Extents.from_json(values["synced"])
-    values["metadata"] = json.loads(values["metadata"])
+    for name in ("metadata", "client_metadata", "notes"):
+        values[name] = json.loads(values[name])
+    values["parts"] = tuple(json.loads(values["parts"]))
     values["remove_file_when_finished"] = bool(values["remove_file_when_finished"])
     return Upload(**values)
 

@@ -8,7 +8,7 @@ Every storage passes the suite in ``tests/storage/test_contract.py``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, TypeAlias
 
@@ -90,6 +90,17 @@ class Storage(ABC):
 
         :raises FileNotFoundError: there are none.
         :raises SyncFailed: those that came after the last sync may be lost.
+        """
+
+    @abstractmethod
+    def join(self, upload: Upload, parts: Sequence[Upload]) -> None:
+        """Fill an upload with the bytes of its parts, in order, and make that survive a power cut; can be repeated.
+
+        Where the storage can, no byte is copied: both share it.
+
+        :raises Damaged: a part is gone, or too short.
+        :raises NoSpace: there is no room for a copy; trying again later may help.
+        :raises SyncFailed: the copy may not be on the disk; it can be made again.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ import grp
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +30,11 @@ log = logging.getLogger("incoming_wsgi")
 
 #: These mean that there is no room, for us (quota) or for anybody.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+#: File systems that can't copy by themselves say one of these.
+_CAN_NOT_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+_COPY_BYTES = 1024 * 1024  # in one go, where we have to copy
 
 
 class FileStorage(Storage):
@@ -111,6 +116,28 @@ class FileStorage(Storage):
                 sync_folder(self._arriving)
         finally:
             os.close(descriptor)
+
+    def join(self, upload: Upload, parts: Sequence[Upload]) -> None:
+        self.create(upload)
+        try:
+            with _translating():
+                offload.run(self._join, upload, parts)
+        except FileNotFoundError as error:
+            raise Damaged("The stored bytes of a part are gone.") from error
+
+    def _join(self, upload: Upload, parts: Sequence[Upload]) -> None:
+        target = os.open(_place(self._arriving, upload), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            position = 0
+            for part in parts:
+                self._floor.refuse_below()
+                _copy(_place(self._arriving, part), target, position, part.length or 0)
+                position += part.length or 0
+            with _failing():
+                sync_data(target)
+                sync_folder(self._arriving)
+        finally:
+            os.close(target)
 
     def complete(self, upload: Upload) -> str:
         source, target = _place(self._arriving, upload), _place(self._complete, upload)
@@ -221,6 +248,33 @@ def _exists(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _copy(path: str, target: int, position: int, length: int) -> None:
+    """Copy the first ``length`` bytes of a file; what starts and ends at blocks is shared, where the disk can do that.
+
+    :raises Damaged: there are not so many.
+    """
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        copied = 0
+        while copied < length:
+            count = _copy_some(source, target, copied, position + copied, length - copied)
+            if not count:
+                raise Damaged(f"Of {length} bytes of a part, {copied} are stored.")
+            copied += count
+    finally:
+        os.close(source)
+
+
+def _copy_some(source: int, target: int, start: int, position: int, count: int) -> int:
+    """Copy up to ``count`` bytes from byte ``start`` to byte ``position``; gives how many it were."""
+    try:
+        return os.copy_file_range(source, target, count, start, position)
+    except OSError as error:
+        if error.errno not in _CAN_NOT_COPY:
+            raise
+    return os.pwrite(target, os.pread(source, min(count, _COPY_BYTES), start), position)
 
 
 def _put_into_place(source: str, target: str, length: int | None) -> None:

@@ -147,8 +147,7 @@ def test_content_length_over_the_limit_of_a_file(length: int, upload: Upload) ->
         "/incoming/ready/more",
         "/incoming/frontend",
         "/incoming/frontend/",
-        "/incoming/frontend/uploads",
-        "/incoming/frontend/uploads/",
+        "/incoming/frontend/uploads//",
         "/incoming/frontend/upload_ws/",
         "/incoming//frontend/incoming.js",
         "/incoming/frontend/nothing.js",
@@ -157,6 +156,13 @@ def test_content_length_over_the_limit_of_a_file(length: int, upload: Upload) ->
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
 def test_unknown_path(path: str, method: str, server: AppServer) -> None:
     assert_refused(ask(server.port, method, path, body=b"" if method != "GET" else None), 404)
+
+
+@pytest.mark.parametrize("path", ["/incoming/frontend/uploads", "/incoming/0.1/frontend/uploads/"])
+def test_creation_in_no_dialect(path: str, server: AppServer) -> None:
+    for method in ("GET", "PUT"):
+        assert_refused(ask(server.port, method, path, body=b"" if method == "PUT" else None), 404)
+    assert_refused(ask(server.port, "POST", path, body=b"bytes"), 400)
 
 
 @pytest.mark.parametrize("path", ["/incoming/backend", "/incoming/backend/", "/incoming/backend/new_upload/"])

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from webob import Request, Response
 
+from incoming_wsgi import intake
 from incoming_wsgi.bulk import Blocks, Bulk
 from incoming_wsgi.errors import (
     AlreadyComplete,
@@ -32,41 +33,15 @@ from incoming_wsgi.errors import (
     UnknownUpload,
     UnsupportedMediaType,
 )
+from incoming_wsgi.intake import Body, Door
 from incoming_wsgi.protocols import chunks
-from incoming_wsgi.protocols.chunks import Door
 from incoming_wsgi.upload import State, Upload
 
-from ..helpers import Engine, piped
+from ..helpers import Engine
+from .doors import Pieces, door_of
 
 DATA = random.Random(2).randbytes(1000)
-
-
-class Pieces:
-    """The body of a request, in pieces as they come; in pipes where they are welcome."""
-
-    def __init__(
-        self, data: bytes, *, length: int | None = None, step: int = 100, error: Exception | None = None
-    ) -> None:
-        self.length = len(data) if length is None else length
-        self._data = data
-        self._step = step
-        self._error = error
-        self._read = 0
-
-    def read(self, *, splice: bool = False) -> Bulk:
-        piece = self._data[self._read : self._read + self._step]
-        if not piece and self._error is not None:
-            raise self._error
-        self._read += len(piece)
-        return piped(piece) if splice else Blocks((piece,))
-
-    @property
-    def has_ended(self) -> bool:
-        return self._read == len(self._data) and self._error is None
-
-    @property
-    def was_cut(self) -> bool:
-        return self._read < self.length
+BLANK = Request.blank("/")
 
 
 class Client:
@@ -78,16 +53,16 @@ class Client:
         self.session = ""
         self.polled: list[float] = []
 
-    def ask(self, method: str, body: chunks.Body | None, headers: dict[str, str], query: str = "") -> Response:
+    def ask(self, method: str, body: Body | None, headers: dict[str, str], query: str = "") -> Response:
         request = Request.blank(f"/{self.ticket}{query}", method=method, headers=headers)
         return chunks.respond(request, self.ticket, self.engine.receiver, self.door(body))
 
-    def door(self, body: chunks.Body | None) -> Door:
+    def door(self, body: Body | None) -> Door:
         def poll(upload_id: str, until: Callable[[Upload], bool], seconds: float) -> Upload:
             self.polled.append(seconds)
             return self.engine.receiver.wait(upload_id, until, seconds)
 
-        return Door(chunk_size=2000, lanes=3, websocket=True, body=body, poll=poll)
+        return door_of(self.engine, body, poll=poll)
 
     def open(self, body: bytes | Pieces = b"", /, **headers: str) -> dict[str, Any]:
         given = {"Incoming-Length": "1000", "Incoming-Name": "x.bin", **named(headers)}
@@ -169,7 +144,7 @@ def test_an_empty_file_is_one_request(engine: Engine, client: Client) -> None:
 def test_a_slow_app_does_not_hold_the_last_answer(
     engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "_WAIT_FOR_END", 0.02)
+    monkeypatch.setattr(intake, "_WAIT_FOR_END", 0.02)
     assert client.open(DATA)["phase"] == "processing"
 
 
@@ -232,7 +207,7 @@ def test_pause_and_cancel(engine: Engine, client: Client) -> None:
 
 
 def test_too_late_to_cancel(engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "_WAIT_FOR_END", 0)
+    monkeypatch.setattr(intake, "_WAIT_FOR_END", 0)
     client.open(DATA)
     with pytest.raises(TooLate):
         client.ask("DELETE", Pieces(b""), {})
@@ -481,11 +456,11 @@ def test_an_unknown_ticket(engine: Engine) -> None:
 def test_a_refusal_tells_what_happened_and_how_things_stand(client: Client) -> None:
     client.open(DATA[:100])
     upload = client.engine.receiver.status(client.ticket)
-    response = chunks.refusal(NoSpace(retry_after=9.7), upload, client.door(None))
+    response = chunks.refusal(NoSpace(retry_after=9.7), BLANK, upload, client.door(None))
     assert response.status_code == 507
     assert response.headers["Retry-After"] == "10"
     assert response.json == {"error": NoSpace().as_json(), **client.status()}
-    response = chunks.refusal(MethodNotAllowed(allow=("GET", "PUT")), None, client.door(None))
+    response = chunks.refusal(MethodNotAllowed(allow=("GET", "PUT")), BLANK, None, client.door(None))
     assert response.headers["Allow"] == "GET, PUT"
     assert set(response.json) == {"error"}
 

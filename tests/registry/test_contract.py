@@ -20,7 +20,7 @@ from incoming_wsgi.errors import Conflict
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.registry import Delivery, Registry
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
-from incoming_wsgi.upload import OPEN_STATES, State, Upload
+from incoming_wsgi.upload import OPEN_STATES, State, Upload, new_ticket
 
 NOW = 1_700_000_000.0
 
@@ -29,6 +29,8 @@ FULL = Upload(
     state=State.RECEIVING,
     version=7,
     app="photos",
+    owner="somebody",
+    created_with="tus",
     protocol="tus",
     created_at=NOW + 0.25,
     active_at=NOW + 0.5,
@@ -43,6 +45,10 @@ FULL = Upload(
     fingerprint="f:1",
     filename_from_browser="Übersicht\0\n'; DROP TABLE uploads; --.pdf",
     metadata={"owner": "me", "Straße": "ß"},
+    client_metadata={"filetype": "text/plain", "\\xff": "☃"},
+    notes={"Upload-Metadata": "filename Zm9v,is_confidential"},
+    part_of=new_ticket(),
+    parts=(new_ticket(), new_ticket()),
     target="https://example.org/finish",
     base_url="https://example.org/app",
     secret="s3cret",
@@ -262,6 +268,7 @@ class RegistryContract(ABC):
             known(0),
             known(10, (0, 10), state=State.PAUSED),
             known(2**53 + 1, (0, 2**53 + 1)),
+            known(10, (0, 10), protocol="tus"),
         }
         known(10, (0, 9))
         known(10, (1, 10))
@@ -269,7 +276,28 @@ class RegistryContract(ABC):
         known(None, (0, 10))
         known(10, (0, 10), state=State.COMPLETING)
         known(10, (0, 10), protocol="ietf")  # there the client says when it is complete
+        known(10, (0, 10), protocol="tus", part_of=new_ticket())
         assert {upload.id for upload in registry.find_complete()} == complete
+
+    def test_parts(self, registry: Registry, other: Registry) -> None:
+        whole, stranger = registry.create(receiving(id=new_ticket())), registry.create(receiving(id=new_ticket()))
+        parts = [
+            one.create(receiving(id=new_ticket(), part_of=whole.id, created_at=NOW - age))
+            for age, one in ((1, registry), (3, other), (2, registry))
+        ]
+        assert registry.parts_of(whole.id) == other.parts_of(whole.id) == [parts[1], parts[2], parts[0]]
+        assert registry.parts_of(stranger.id) == []
+        other.forget(parts[2].id)
+        assert registry.parts_of(whole.id) == [parts[1], parts[0]]
+
+    def test_all_bytes_came_from_parts(self, registry: Registry, other: Registry) -> None:
+        before = registry.create(receiving(state=State.JOINING, length=1000, parts=(new_ticket(),)))
+        saved = registry.save(before, before.to(State.COMPLETING), is_joined=True)
+        assert saved.is_complete
+        assert saved.synced == saved.extents
+        assert other.get(before.id) == saved
+        with pytest.raises(Conflict):
+            other.save(before, before.to(State.COMPLETING), is_joined=True)
 
     def test_forget(self, registry: Registry) -> None:
         upload, other = (registry.create(receiving(id=Upload().id)) for _ in range(2))

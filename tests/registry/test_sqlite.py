@@ -405,11 +405,15 @@ def test_after_a_power_cut_all_hand_overs_are_due(boots: Callable[[str], SQLiteR
     assert after.lease("app", ("callable",), after.now()) is not None
 
 
+ADDED_IN_3 = ("owner", "created_with", "client_metadata", "notes", "part_of", "parts")
+
+
 def test_a_file_of_the_first_schema_is_taken_over(path: Path, tmp_path: Path) -> None:
     """With all that is in it; what it calls safe was so by its own rules."""
     SQLiteRegistry(path).close()
     db = sqlite3.connect(path)
-    for column in ("synced", "boot_id", "taken_back"):
+    db.execute("DROP INDEX uploads_by_whole")
+    for column in ("synced", "boot_id", "taken_back", *ADDED_IN_3):
         db.execute(f"ALTER TABLE uploads DROP COLUMN {column}")
     db.executescript("ALTER TABLE digests DROP COLUMN boot_id; DROP TABLE clock; PRAGMA user_version = 1;")
     values = [(upload := Upload()).id, "receiving", 0, "app", "incoming", 1.0, 1.0, 1, "token", 10, None, "[[0,5]]"]

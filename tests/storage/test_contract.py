@@ -204,6 +204,30 @@ class StorageContract(ABC):
         with pytest.raises(Damaged):
             storage.complete(upload)
 
+    def test_joining(self, storage: Storage, other: Storage) -> None:
+        """Of parts whose ends lie anywhere, one twice, and as often as it takes."""
+        data = random.Random(4).randbytes(3 * 4096 + 1)
+        parts = [upload_of(length) for length in (4096, 0, 4097, 4096)]
+        begin = 0
+        for part in parts:
+            write(storage, part, 0, data[begin : begin + (part.length or 0)] + b"never acknowledged")
+            begin += part.length or 0
+        whole = upload_of(len(data) - 1 + 4097)
+        for one in (storage, other):
+            one.join(whole, [*parts, parts[2]])
+            joined = data[: 2 * 4096 + 1] + data[2 * 4096 + 1 : 3 * 4096 + 1] + data[4096 : 2 * 4096 + 1]
+            assert stored(other, whole)[: whole.length] == joined[: whole.length]
+        storage.complete(replace(whole, length=len(joined)))
+        assert stored(other, whole) == joined
+
+    def test_joining_what_is_not_there(self, storage: Storage) -> None:
+        part = upload_of(100)
+        with pytest.raises(Damaged):
+            storage.join(upload_of(100), [part])
+        write(storage, part, 0, b"12345")
+        with pytest.raises(Damaged):
+            storage.join(upload_of(100), [part])
+
     def test_remove(self, storage: Storage, other: Storage) -> None:
         arriving, complete = upload_of(1), upload_of(1)
         for upload in (arriving, complete):

@@ -288,3 +288,32 @@ def test_write_back_that_is_begun_early(tmp_path: Path, upload: Upload, monkeypa
     writer.sync()
     writer.close()
     assert Path(storage.complete(upload)).read_bytes() == b"12345"
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EOPNOTSUPP])
+def test_where_the_file_system_can_not_copy_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    storage, whole, parts = FileStorage(tmp_path), Upload(length=3_000_000), [Upload(length=1_500_000) for _ in "ab"]
+    for part in parts:
+        storage.create(part)
+        (tmp_path / "arriving" / part.id).write_bytes(part.id[:1].encode() * 1_500_000)
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    storage.join(whole, parts)
+    expected = b"".join(part.id[:1].encode() * 1_500_000 for part in parts)
+    assert (tmp_path / "arriving" / whole.id).read_bytes() == expected
+
+
+def test_a_full_disk_while_joining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, part = FileStorage(tmp_path), Upload(length=5)
+    storage.create(part)
+    (tmp_path / "arriving" / part.id).write_bytes(b"12345")
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    with pytest.raises(NoSpace):
+        storage.join(Upload(length=5), [part])
