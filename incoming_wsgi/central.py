@@ -111,8 +111,13 @@ def receiver_of(settings: Settings, tenants: Iterable[Tenant]) -> Receiver:
 
 
 def _app_of(tenant: Tenant, settings: Settings) -> App:
-    handlers = {"url": URLHandler(settings.handover_timeout, tenant.signing_keys)}
+    hosts = _hosts_of(tenant, settings)
+    handlers = {"url": URLHandler(settings.handover_timeout, tenant.signing_keys, hosts.addresses_of)}
     return App(tenant.name, tenant.storage, handlers, tenant.max_length)
+
+
+def _hosts_of(tenant: Tenant, settings: Settings) -> FinishHosts:
+    return FinishHosts(allowed=tenant.finish_hosts, loopback=True, caller=True, prefix=settings.prefix)
 
 
 class Central:
@@ -146,8 +151,7 @@ class Central:
         return receiver
 
     def _client(self, tenant: Tenant) -> Client:
-        hosts = FinishHosts(allowed=tenant.finish_hosts, loopback=True, caller=True, prefix=self._settings.prefix)
-        return Client(tenant.name, tenant.key, hosts)
+        return Client(tenant.name, tenant.key, _hosts_of(tenant, self._settings))
 
 
 def is_bound(bind: str, address: tuple[str, int] | str | None) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from webob import Request
 
@@ -22,6 +24,7 @@ from .upload import Upload, shortened
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from requests import Response
+    from requests.adapters import HTTPAdapter
 
 log = logging.getLogger("incoming_wsgi")
 
@@ -203,36 +206,66 @@ class PathHandler(Handler):
         return _outcome_of_response(notice, int(status.split()[0]), body[:_LONGEST_ANSWER], retry_after)
 
 
+def resolve(host: str) -> list[str]:
+    """The addresses of a host, in the order in which they are to be tried.
+
+    :raises OSError: it can't be found.
+    """
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
 class URLHandler(Handler):
     """Calls a back end over HTTP: no redirect is followed, no proxy of the environment used.
 
     :param timeout: seconds that the back end may take to answer.
     :param signing_keys: sign each call with these; a back end then knows who calls (see ``signatures.py``).
+    :param addresses_of: the addresses that a host may be called at; raises :class:`OSError` where there are none. What
+        it gives is connected to: nobody asks the DNS again, which might answer something else.
     """
 
-    def __init__(self, timeout: float, signing_keys: Iterable[bytes] = ()) -> None:
+    def __init__(
+        self,
+        timeout: float,
+        signing_keys: Iterable[bytes] = (),
+        addresses_of: Callable[[str], list[str]] = resolve,
+    ) -> None:
         self._timeout = timeout
         self._signing_keys = tuple(signing_keys)
+        self._addresses_of = addresses_of
 
     def deliver(self, notice: Notice) -> Outcome:
         import requests  # here, because it imports ssl, which gevent wants to patch first
 
         deadline = time.monotonic() + self._timeout
+        target = urlsplit(notice.upload.target)
         try:
-            with requests.Session() as session:
-                session.trust_env = False
-                response = session.post(
-                    notice.upload.target,
-                    **self._call(notice),
-                    timeout=(_LONGEST_CONNECT, self._timeout),
-                    allow_redirects=False,
-                    stream=True,
-                )
-                with response:
-                    body = _short_body(response, deadline)
-        except requests.RequestException as error:
+            *others, last = self._addresses_of(target.hostname or "")
+            for address in others:
+                with suppress(requests.ConnectionError):  # a host may listen at one of its addresses only
+                    return self._deliver_to(address, target, notice, deadline)
+            return self._deliver_to(last, target, notice, deadline)
+        except OSError as error:  # those of requests are of this kind, too
             # Its text has the URL in it, and that may have a secret in it.
             return Outcome("failed", f"the call ended with {type(error).__name__}")
+
+    def _deliver_to(self, address: str, target: SplitResult, notice: Notice, deadline: float) -> Outcome:
+        import requests
+
+        with requests.Session() as session:
+            session.trust_env = False
+            session.mount("https://", _as(target.hostname or ""))
+            call = self._call(notice)
+            call["headers"]["Host"] = target.netloc
+            response = session.post(
+                _at(address, target),
+                **call,
+                timeout=(_LONGEST_CONNECT, self._timeout),
+                allow_redirects=False,
+                stream=True,
+            )
+            with response:
+                body = _short_body(response, deadline)
         return _outcome_of_response(notice, response.status_code, body, response.headers.get("Retry-After", ""))
 
     def _call(self, notice: Notice) -> dict[str, Any]:
@@ -241,6 +274,23 @@ class URLHandler(Handler):
         if self._signing_keys:
             headers |= sign(self._signing_keys, notice.delivery.event_id, body, time.time())
         return {"data": body, "headers": headers}
+
+
+def _at(address: str, target: SplitResult) -> str:
+    """The same target, by the address of its host."""
+    host = f"[{address}]" if ":" in address else address
+    return target._replace(netloc=host if target.port is None else f"{host}:{target.port}").geturl()
+
+
+def _as(host: str) -> HTTPAdapter:
+    """For calls by address: TLS asks for, and checks, the certificate of that host."""
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+            super().init_poolmanager(*args, server_hostname=host, **kwargs)
+
+    return Adapter()
 
 
 def _short_body(response: Response, deadline: float) -> bytes:

@@ -100,6 +100,7 @@ class Incoming:
         self._on_cancel = on_cancel
         self._authorize = authorize
         self.settings = gather(options)
+        self._finish_hosts = FinishHosts(allowed=self.settings.finish_hosts, path=True, prefix=self.settings.prefix)
         self._engine = PerProcess(self._make_receiver)
         permit = self._permit if authorize is not None else None
         self._frontend = Frontend(self._engine.get, manners_of(self.settings), permit)
@@ -222,7 +223,9 @@ class Incoming:
         settings = self.settings
         handlers = {
             "path": PathHandler(self._pass_through),
-            "url": URLHandler(settings.handover_timeout, map(key_of, settings.signing_keys)),
+            "url": URLHandler(
+                settings.handover_timeout, map(key_of, settings.signing_keys), self._finish_hosts.addresses_of
+            ),
         }
         if self._on_finish is not None or self._on_cancel is not None:
             handlers["callable"] = CallableHandler(self._on_finish, self._on_cancel, self._record_move)
@@ -236,8 +239,7 @@ class Incoming:
         settings = self.settings
         if not settings.backend_key:
             return None
-        hosts = FinishHosts(allowed=settings.finish_hosts, path=True, prefix=settings.prefix)
-        return Backend(self._engine.get, [Client(settings.name, settings.backend_key, hosts)])
+        return Backend(self._engine.get, [Client(settings.name, settings.backend_key, self._finish_hosts)])
 
     def _record_move(self, upload: Upload, target: str) -> None:
         self._engine.get().record_move(upload, target)

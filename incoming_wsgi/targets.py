@@ -1,17 +1,16 @@
-"""Where a hand-over may go: the check of ``signalFinishURL``."""
+"""Where a hand-over may go: the check of ``signalFinishURL``, when a ticket is made and again when it is called."""
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from .addresses import is_plain_host, is_public
 from .errors import BadRequest, Forbidden
+from .handover import resolve
 
 _LONGEST = 2048  # characters
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -31,6 +30,23 @@ class FinishHosts:
     caller: bool = False
     path: bool = False
     prefix: str = "/incoming"
+
+    def addresses_of(self, host: str) -> list[str]:
+        """The addresses that a host may be called at: what it resolves to now, once and for all.
+
+        Where any public host is allowed, others have to be named: a name may mean another address by now. An address
+        that stood in the ticket is what was checked then.
+
+        :raises OSError: it can't be found, or has an address that is not allowed.
+        """
+        addresses = resolve(host)
+        if addresses == [host]:
+            return addresses
+        names = {allowed.rpartition(":")[0] or allowed for allowed in self.allowed} | {*self.allowed}
+        is_named = host in names or (self.loopback and host in _LOOPBACK)
+        if "*" in self.allowed and not is_named and not all(map(is_public, addresses)):
+            raise PermissionError("an address is not public")
+        return addresses
 
 
 def checked_target(url: str, hosts: FinishHosts, caller: str | None = None) -> str:
@@ -67,6 +83,8 @@ def parsed_target(url: str, prefix: str) -> SplitResult:
         return parts
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadRequest("signalFinishURL must be an http or https URL, or an absolute path.")
+    if not is_plain_host(parts.hostname):
+        raise BadRequest("The host of signalFinishURL must be a name, or an address in its usual form.")
     return parts
 
 
@@ -83,18 +101,6 @@ def _is_allowed(parts: SplitResult, hosts: FinishHosts, caller: str | None) -> b
 
 def _is_public(host: str) -> bool:
     try:
-        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+        return all(map(is_public, resolve(host)))
     except OSError:
         raise BadRequest("The host of signalFinishURL can't be found.") from None
-    return all(_is_global(ipaddress.ip_address(address.partition("%")[0])) for address in addresses)
-
-
-def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether it is a public address, also of an IPv4 one that stands in an IPv6 one."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return inner.is_global
-    return address.is_global

@@ -14,6 +14,7 @@ want Xvfb xvfb
 want node nodejs
 want npm npm
 want nginx nginx-light
+want openssl openssl
 want strace strace
 want mkfs.ext4 e2fsprogs
 want mkfs.xfs xfsprogs

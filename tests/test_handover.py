@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -9,7 +11,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from webob import Request, Response
@@ -27,6 +29,8 @@ from incoming_wsgi.handover import (
 from incoming_wsgi.registry import Delivery
 from incoming_wsgi.signatures import key_of, verify
 from incoming_wsgi.upload import State, Upload
+
+from .needs import need
 
 
 @pytest.fixture
@@ -276,9 +280,12 @@ def test_retry_after(upload: Upload, header: str, seconds: float | None) -> None
 
 
 class BackEnd:
-    """A back end on a port of its own."""
+    """A back end on a port of its own.
 
-    def __init__(self) -> None:
+    :param context: to speak TLS.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, list[str]]]] = []
         self.raw: list[tuple[dict[str, str], bytes]] = []
         self.answer: Callable[[str], Response] = lambda path: Response(body=b"done")
@@ -300,6 +307,8 @@ class BackEnd:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
@@ -405,6 +414,61 @@ def test_the_environment_has_no_say(upload: Upload, back_end: BackEnd, monkeypat
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert URLHandler(5).deliver(at(upload, back_end.url)).word == "done"
+
+
+def test_the_address_is_asked_for_once(upload: Upload, back_end: BackEnd) -> None:
+    """A DNS that answers first with one address and then with another has no say."""
+    asked: list[str] = []
+
+    def addresses_of(host: str) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    port = urlsplit(back_end.url).port
+    notice = at(upload, f"http://backend.example:{port}/finish?x=1")
+    assert URLHandler(5, addresses_of=addresses_of).deliver(notice).word == "done"
+    assert asked == ["backend.example"]
+    assert back_end.raw[0][0]["host"] == f"backend.example:{port}"
+    assert back_end.requests[0][0] == "/finish?x=1"
+
+
+def test_a_host_that_listens_at_one_of_its_addresses(upload: Upload, back_end: BackEnd) -> None:
+    handler = URLHandler(5, addresses_of=lambda _: ["::1", "127.0.0.2", "127.0.0.1"])
+    assert handler.deliver(at(upload, back_end.url)).word == "done"
+    assert len(back_end.requests) == 1
+
+
+def test_an_address_that_is_not_allowed_is_not_called(upload: Upload, back_end: BackEnd) -> None:
+    def refuse(_: str) -> list[str]:
+        raise PermissionError
+
+    outcome = URLHandler(5, addresses_of=refuse).deliver(at(upload, back_end.url))
+    assert outcome == Outcome("failed", "the call ended with PermissionError")
+    assert not back_end.requests
+
+
+def test_tls_is_with_the_host_and_not_with_its_address(
+    upload: Upload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = tmp_path / "certificate.pem"
+    command = f"""
+        {need("openssl")} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=backend.example
+        -addext subjectAltName=DNS:backend.example -keyout {tmp_path}/key.pem -out {certificate}
+    """
+    subprocess.run(command.split(), check=True, capture_output=True)
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, tmp_path / "key.pem")
+    back_end = BackEnd(context)
+    port = urlsplit(back_end.url).port
+    try:
+        handler = URLHandler(5, addresses_of=lambda _: ["127.0.0.1"])
+        assert handler.deliver(at(upload, f"https://backend.example:{port}/finish")).word == "done"
+        wrong = handler.deliver(at(upload, f"https://other.example:{port}/finish"))
+        assert wrong == Outcome("failed", "the call ended with SSLError")
+        assert len(back_end.requests) == 1
+    finally:
+        back_end.close()
 
 
 def test_a_busy_back_end_says_when_to_come_back(upload: Upload, back_end: BackEnd) -> None:

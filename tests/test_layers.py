@@ -17,6 +17,7 @@ ROOMS = (
     "errors",
     "responses",
     "headers",
+    "addresses",
     "signatures",
     "once",
     "offload",
