@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any, BinaryIO
+from typing import Any
 
 from webob import Request, Response
 from webob.multidict import MultiDict
 
+from .downloads import file_response
 from .errors import (
     BadRequest,
     IncomingError,
@@ -38,7 +39,6 @@ _BOOLEANS: Mapping[str, bool] = {
 
 _LONGEST_FORM = 64 * 1024  # bytes
 _LONGEST_SECRET = 1024  # bytes
-_PIECE = 256 * 1024  # bytes of a file sent at once
 _FORM_TYPES = ("application/x-www-form-urlencoded", "")
 
 
@@ -131,7 +131,9 @@ class Backend:
             file = self._receiver().read(upload)
         except FileNotFoundError:
             raise UnknownUpload("The file has been taken away.") from None
-        return _file_response(file, upload.length or 0, upload.sha256)
+        response = file_response(file, upload.length or 0)
+        response.etag = upload.sha256
+        return response
 
     # -- who and what ---------------------------------------------------------------------------------------
 
@@ -255,35 +257,3 @@ def _as_json(upload: Upload) -> dict[str, Any]:
         "created_at": upload.created_at,
         "active_at": upload.active_at,
     }
-
-
-def _file_response(file: BinaryIO, length: int, digest: str) -> Response:
-    response = Response(
-        app_iter=_Pieces(file, 0, length), content_type="application/octet-stream", conditional_response=True
-    )
-    response.content_length = length
-    response.etag = digest
-    response.accept_ranges = "bytes"
-    return response
-
-
-class _Pieces:
-    """A file as a WSGI body. WebOb asks :meth:`app_iter_range` for a part when the request has a ``Range``."""
-
-    def __init__(self, file: BinaryIO, start: int, stop: int) -> None:
-        self._file = file
-        self._start = start
-        self._stop = stop
-
-    def app_iter_range(self, start: int, stop: int) -> _Pieces:
-        return _Pieces(self._file, start, stop)
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._file.seek(self._start)
-        left = self._stop - self._start
-        while left > 0 and (piece := self._file.read(min(_PIECE, left))):
-            left -= len(piece)
-            yield piece
-
-    def close(self) -> None:
-        self._file.close()

@@ -96,10 +96,9 @@ def test_not_public(address: str) -> None:
 def test_nothing_is_public_that_python_calls_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     """The other way round it is wrong, and why this list is ours."""
     if address.is_private or address.is_loopback or address.is_link_local or address.is_multicast:
-        assert (
-            not is_public(str(address))
-            or (isinstance(address, ipaddress.IPv6Address)
-            and (address.ipv4_mapped is not None or address.sixtofour is not None))
+        assert not is_public(str(address)) or (
+            isinstance(address, ipaddress.IPv6Address)
+            and (address.ipv4_mapped is not None or address.sixtofour is not None)
         )
 
 

@@ -12,6 +12,7 @@ import requests
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from docs.screenshots import example
+from incoming_wsgi.downloads import download_headers
 
 from .needs import need
 
@@ -161,6 +162,19 @@ def test_keyboard(page: Page, tmp_path: Path) -> None:
         expect(row(page, "long")).to_contain_text("Paused")
         page.keyboard.press("Enter")
         expect(row(page, "long")).to_contain_text("Done")
+
+
+@pytest.mark.parametrize("name", ["bottle_app", "flask_app"])
+def test_what_people_sent_comes_back_as_a_download(tmp_path: Path, name: str) -> None:
+    """A page with a script, say."""
+    with example(name, tmp_path) as address:
+        page = tmp_path / "data" / "files" / "page.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_bytes(b"<script>alert(1)</script>")
+        answer = requests.get(f"{address}files/page.html", headers={"Range": "bytes=1-6"}, timeout=10)
+        assert (answer.status_code, answer.content) == (206, b"script")
+        for header, value in download_headers("page.html").items():
+            assert answer.headers[header] == value
 
 
 def test_strangers(tmp_path: Path) -> None:

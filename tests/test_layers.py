@@ -28,6 +28,7 @@ ROOMS = (
     "locks",
     "extents",
     "filenames",
+    "downloads",
     "upload",
     "registry",
     "storage",

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from bottle import Bottle, HTTPResponse, request, response, static_file, template
 
 from incoming_wsgi import Incoming
+from incoming_wsgi.downloads import download_headers
 
 if TYPE_CHECKING:
     from incoming_wsgi import FinishedUpload
@@ -61,7 +62,9 @@ def page() -> str:
 @web.get("/files/<name>")
 def download(name: str) -> HTTPResponse:
     """Always as a download: a page or a script that somebody sent must not run here."""
-    return static_file(name, root=str(FILES), download=name, mimetype="application/octet-stream")
+    answer = static_file(name, root=str(FILES))
+    answer.headers.update(download_headers(name))
+    return answer
 
 
 @web.get("/static/<name>")
@@ -72,7 +75,7 @@ def static(name: str) -> HTTPResponse:
 @web.hook("after_request")
 def add_headers() -> None:
     for name, value in HEADERS.items():
-        response.set_header(name, value)
+        response.headers.setdefault(name, value)  # a download has stricter ones
 
 
 def files() -> list[File]:

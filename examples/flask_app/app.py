@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, abort, jsonify, render_template, request, send_from_directory
 
 from incoming_wsgi import Incoming
+from incoming_wsgi.downloads import download_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,12 +118,15 @@ def files() -> Response:
 @web.get("/files/<name>")
 def download(name: str) -> Response:
     """Always as a download: a page or a script that somebody sent must not run here."""
-    return send_from_directory(FILES, name, as_attachment=True, mimetype="application/octet-stream")
+    response = send_from_directory(FILES, name)
+    response.headers.update(download_headers(name))
+    return response
 
 
 @web.after_request
 def add_headers(response: Response) -> Response:
-    response.headers.update(HEADERS)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)  # a download has stricter ones
     return response
 
 
