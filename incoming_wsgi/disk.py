@@ -1,9 +1,14 @@
-"""Data onto the disk, on every kind of system."""
+"""Data onto the disk, on every kind of system; waiting for it does not hold up the event loop.
+
+Only the one call that waits goes to another thread: each further one would hand Python's lock to and fro.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+
+from . import offload
 
 
 def sync_data(descriptor: int) -> None:
@@ -12,11 +17,11 @@ def sync_data(descriptor: int) -> None:
     :raises OSError: it may be lost; trying again would only seem to help.
     """
     if hasattr(os, "fdatasync"):
-        os.fdatasync(descriptor)
+        offload.run(os.fdatasync, descriptor)
     elif hasattr(fcntl, "F_FULLFSYNC"):
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # macOS: fsync(2) leaves it in the cache of the drive
+        offload.run(fcntl.fcntl, descriptor, fcntl.F_FULLFSYNC)  # macOS: fsync(2) leaves it in the cache of the drive
     else:
-        os.fsync(descriptor)
+        offload.run(os.fsync, descriptor)
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:
@@ -26,6 +31,6 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        offload.run(os.fsync, descriptor)
     finally:
         os.close(descriptor)

@@ -15,7 +15,10 @@ from types import TracebackType
 
 from . import offload
 
-_FIRST_PAUSE = 0.0002  # seconds; a lock is held for a fraction of a millisecond
+#: Seconds for which a lock is mostly held, and seconds of rest between two looks whether it is free when it is not.
+#: Shorter than a millisecond nobody rests under gevent: until then who waits only lets the others go first.
+_SHORT = 0.0005
+_FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.01
 
 # flock() belongs to an open file, so two threads that share a descriptor would both get in.
@@ -105,7 +108,9 @@ def _wait_for_flock(descriptor: int) -> None:
     if not offload.under_gevent():
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return
-    pause = _FIRST_PAUSE
+    pause = 0.0
+    deadline = time.monotonic() + _SHORT
     while not try_flock(descriptor):
         time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        if time.monotonic() > deadline:
+            pause = min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)

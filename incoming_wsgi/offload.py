@@ -69,15 +69,17 @@ def _pool() -> Any:
 _native_threads: set[int] = set()
 
 
-def _native_ident() -> int:
+@functools.cache
+def _ident() -> Callable[[], int]:
+    """What gives the number of a native thread."""
     from gevent.monkey import get_original
 
-    ident: int = get_original("_thread", "get_ident")()
+    ident: Callable[[], int] = get_original("_thread", "get_ident")
     return ident
 
 
 def _is_native_thread() -> bool:
-    return _native_ident() in _native_threads
+    return bool(_native_threads) and _ident()() in _native_threads
 
 
 class _Raised:
@@ -88,10 +90,10 @@ class _Raised:
 
 
 def _caught(call: Callable[[], Any]) -> Any:
-    _native_threads.add(_native_ident())
+    _native_threads.add(_ident()())
     try:
         return call()
     except BaseException as error:  # noqa: BLE001 (it is raised again, in the thread that waits)
         return _Raised(error)
     finally:
-        _native_threads.discard(_native_ident())
+        _native_threads.discard(_ident()())
