@@ -196,6 +196,10 @@ class Follower:
             self._save(self._position, state)
 
 
+def _forgotten(position: int, state: bytes) -> None:
+    """In place of remembering how far a short hash has come."""
+
+
 class Digests:
     """The followers of this process, one for each upload that it has opened.
 
@@ -243,6 +247,10 @@ class Digests:
         finally:
             self.drop(upload.id)
 
+    def whole(self, upload: Upload, length: int) -> str:
+        """The SHA-256 of ``length`` bytes that are all stored, but not followed, in hexadecimal."""
+        return Follower(lambda: self._read(upload), _forgotten, None).finish(length)
+
     def drop(self, upload_id: str) -> None:
         """Stop following."""
         self._followers.pop(upload_id, None)
@@ -275,6 +283,10 @@ class NoDigests:
     def advance(self, upload: Upload) -> None: ...
 
     def finish(self, upload: Upload) -> str:  # noqa: ARG002
+        """None: empty."""
+        return ""
+
+    def whole(self, upload: Upload, length: int) -> str:  # noqa: ARG002
         """None: empty."""
         return ""
 

@@ -79,7 +79,7 @@ class Extents:
     @classmethod
     def from_json(cls, text: str) -> Extents:
         """The other way round; for text that :meth:`to_json` has made."""
-        return cls.of((start, end) for start, end in json.loads(text))
+        return cls() if text == "[]" else cls.of((start, end) for start, end in json.loads(text))
 
     @classmethod
     def of(cls, ranges: Iterable[tuple[int, int]]) -> Extents:

@@ -135,6 +135,9 @@ def store(
 def complete(upload: Upload, receiver: Receiver) -> Upload:
     """Complete an upload whose bytes are all here, and give the app a moment to take it."""
     upload = receiver.complete(upload)
-    if upload.part_of:
-        return upload
+    return upload if upload.part_of else with_patience(upload, receiver)
+
+
+def with_patience(upload: Upload, receiver: Receiver) -> Upload:
+    """The upload as it is when the app has taken it, or after a moment."""
     return receiver.wait(upload.id, lambda found: found.phase != "processing", _WAIT_FOR_END)

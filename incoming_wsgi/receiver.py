@@ -13,13 +13,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import Any, BinaryIO
 
 from . import offload
-from .bulk import bulk_of
+from .bulk import Bulk, bulk_of
 from .digests import Digests, NoDigests
 from .errors import (
     AlreadyComplete,
@@ -85,6 +85,19 @@ class App:
     storage: Storage
     handlers: Mapping[str, Handler]
     max_length: int
+
+
+@dataclass(frozen=True)
+class _File:
+    """What an opening says of the file; the length in bytes. See :meth:`Receiver.open`."""
+
+    length: int | None
+    name: str
+    fingerprint: str
+    protocol: str
+    is_creation: bool = False
+    client_metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -276,21 +289,9 @@ class Receiver:
             self._refuse_other_file(upload, length, fingerprint)
             if upload.state not in OPEN_STATES:
                 return None
-            opened = upload.to(
-                State.RECEIVING,
-                epoch=upload.epoch + 1,
-                session=secrets.token_urlsafe(16),
-                protocol=protocol,
-                created_with=upload.created_with or (protocol if is_creation else ""),
-                length=upload.length if length is None else length,
-                fingerprint=upload.fingerprint or fingerprint,
-                filename_from_browser=upload.filename_from_browser or name,
-                client_metadata=upload.client_metadata or dict(client_metadata or {}),
-                notes=upload.notes or dict(notes or {}),
-                active_at=self.registry.now(),
-            )
+            file = _File(length, name, fingerprint, protocol, is_creation, client_metadata or {}, notes or {})
             try:
-                saved = self.registry.save(upload, opened)
+                saved = self.registry.save(upload, self._opened(upload, State.RECEIVING, file))
             except Conflict:
                 continue
             log.info("upload %s opened (%s), %d of %s bytes", shortened(saved.id), protocol, saved.received, length)
@@ -322,6 +323,70 @@ class Receiver:
             self._settle()
             return saved
         raise Unavailable("Too many connections want this upload at once.", retry_after=1)
+
+    def take_whole(
+        self, upload_id: str, data: Data, *, name: str, fingerprint: str = "", protocol: str = "incoming"
+    ) -> Upload | None:
+        """Open an upload whose bytes are all here already, store them and hand them over: a small file's short way.
+
+        Nothing is recorded before all is on the disk, in both modes; who dies before that leaves a ticket as it was.
+
+        :returns: ``None`` where somebody has opened it before: then :meth:`open` is the way.
+        :raises UnknownUpload, Cancelled, Expired, Damaged, Undeliverable, FileChanged, TooLarge: as :meth:`open`.
+        :raises NoSpace, Unavailable: nothing of it counts as arrived; trying again later may help.
+        """
+        bulk = bulk_of(data)
+        file = _File(len(bulk), name, fingerprint, protocol)
+        upload = self._known(upload_id)
+        self._refuse_if_over(upload)
+        self._refuse_other_file(upload, file.length, fingerprint)
+        if upload.state is not State.WAITING or not bulk:
+            return None
+        try:
+            claimed = self._claim_whole(upload, bulk, file)
+        except FileNotFoundError:
+            claimed = None  # a cancel has removed it
+        if claimed is None:
+            self._remove_if_ended(upload)
+            return None
+        log.info("upload %s came in one piece (%s), %d bytes", shortened(claimed.id), protocol, len(bulk))
+        self._completing.add(claimed.id)
+        self._roll_forward(claimed, self._give_away)
+        self._settle()
+        return claimed
+
+    def _claim_whole(self, upload: Upload, bulk: Bulk, file: _File) -> Upload | None:
+        """Store all bytes, and record that they are here; ``None`` if somebody else was faster."""
+        storage = self._storage(upload)
+        storage.create(replace(upload, length=file.length))
+        with closing(storage.open(upload)) as writer, writer.exclusive():
+            # Within the lock, as a session does: who opens it from now on writes after us, or finds that it is taken.
+            if self.registry.get(upload.id) != upload:
+                return None
+            writer.write(0, bulk)
+            storage.sync(upload)
+            digest = self._digests.whole(upload, len(bulk))
+            claimed = self._opened(
+                upload, State.COMPLETING, file, holder=self.registry.holder, sha256=digest or upload.sha256
+            )
+            return self._save_quietly(upload, claimed, all_came=True)
+
+    def _opened(self, upload: Upload, state: State, file: _File, **changes: object) -> Upload:
+        """The upload as an opening makes it."""
+        return upload.to(
+            state,
+            epoch=upload.epoch + 1,
+            session=secrets.token_urlsafe(16),
+            protocol=file.protocol,
+            created_with=upload.created_with or (file.protocol if file.is_creation else ""),
+            length=upload.length if file.length is None else file.length,
+            fingerprint=upload.fingerprint or file.fingerprint,
+            filename_from_browser=upload.filename_from_browser or file.name,
+            client_metadata=upload.client_metadata or dict(file.client_metadata),
+            notes=upload.notes or dict(file.notes),
+            active_at=self.registry.now(),
+            **changes,
+        )
 
     def session(self, upload_id: str, token: str) -> Session:
         """A further lane of the client that opened the upload last.
@@ -560,13 +625,12 @@ class Receiver:
 
     def _roll_forward_in_background(self, upload: Upload) -> None:
         self._completing.add(upload.id)
-        offload.background(self._roll_forward, upload, name="completion")
+        step = self._join if upload.state is State.JOINING else self._hand_over
+        offload.background(self._roll_forward, upload, step, name="completion")
 
-    def _roll_forward(self, upload: Upload) -> None:
+    def _roll_forward(self, upload: Upload, step: Callable[[Upload], None]) -> None:
         try:
-            if upload.state is State.JOINING:
-                upload = self._join(upload)
-            self._hand_over(upload)
+            step(upload)
         except SyncFailed as error:
             self._take_back(upload, str(error))
         except (Damaged, EOFError, FileNotFoundError) as error:
@@ -577,16 +641,16 @@ class Receiver:
         finally:
             self._completing.discard(upload.id)
 
-    def _join(self, upload: Upload) -> Upload:
+    def _join(self, upload: Upload) -> None:
         """Only when all is on the disk, and recorded so, do the parts go."""
         parts = {part.id: part for part in self.registry.parts_of(upload.id)}
         if not parts.keys() >= set(upload.parts):
             raise Damaged("A part of this upload is gone.")
         self._storage(upload).join(upload, [parts[part_id] for part_id in upload.parts])
-        joined = self.registry.save(upload, upload.to(State.COMPLETING), is_joined=True)
+        joined = self.registry.save(upload, upload.to(State.COMPLETING), all_came=True)
         self.registry.sync()
         self._remove_parts(joined)
-        return joined
+        self._roll_forward(joined, self._hand_over)
 
     def _remove_parts(self, upload: Upload) -> None:
         """The ends of parts are nobody's news."""
@@ -612,7 +676,11 @@ class Receiver:
         storage.sync(upload)
         upload = self._move(upload, State.COMPLETING, sha256=digest or upload.sha256, synced=upload.extents)
         self.registry.sync()
-        location = storage.complete(upload)
+        self._give_away(upload)
+
+    def _give_away(self, upload: Upload) -> None:
+        """What is on the disk, as the records say, goes to its place and into the outbox."""
+        location = self._storage(upload).complete(upload)
         after = upload.to(State.HANDING_OVER, holder="", location=location, active_at=self.registry.now())
         with self._outbox.at_once(self._delivery(after, "finished")) as row:
             self.registry.save(upload, after, enqueue=row)
@@ -758,9 +826,9 @@ class Receiver:
     def _move(self, upload: Upload, state: State, **changes: object) -> Upload:
         return self.registry.save(upload, upload.to(state, **changes))
 
-    def _save_quietly(self, before: Upload, after: Upload) -> Upload | None:
+    def _save_quietly(self, before: Upload, after: Upload, *, all_came: bool = False) -> Upload | None:
         try:
-            return self.registry.save(before, after)
+            return self.registry.save(before, after, all_came=all_came)
         except Conflict:
             return None
 

@@ -32,12 +32,15 @@ class State(str, Enum):
 
 #: Rule 1: every move of an upload from state to state stands here, and only here.
 MOVES: Mapping[State, frozenset[State]] = {
-    State.WAITING: frozenset({State.RECEIVING, State.JOINING, State.CANCELLED, State.EXPIRED}),
+    # Straight to completing: a small file that came in one piece.
+    State.WAITING: frozenset({State.RECEIVING, State.JOINING, State.COMPLETING, State.CANCELLED, State.EXPIRED}),
     State.RECEIVING: frozenset(
         {State.RECEIVING, State.PAUSED, State.JOINING, State.COMPLETING}
         | {State.CANCELLED, State.EXPIRED, State.DAMAGED}
     ),
-    State.PAUSED: frozenset({State.RECEIVING, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}),
+    State.PAUSED: frozenset(
+        {State.RECEIVING, State.JOINING, State.COMPLETING, State.CANCELLED, State.EXPIRED, State.DAMAGED}
+    ),
     State.JOINING: frozenset({State.COMPLETING, State.DAMAGED}),
     # Back to receiving: the power, or the disk, failed before all was synced, and bytes are owed again.
     State.COMPLETING: frozenset({State.COMPLETING, State.HANDING_OVER, State.RECEIVING, State.DAMAGED}),

@@ -286,6 +286,53 @@ def test_the_order_in_which_things_reach_the_disk(boot: Boot, syncs: list[str]) 
     eventually(lambda: not engine.complete(ticket).exists())
 
 
+def test_the_order_for_a_small_file_in_one_piece(boot: Boot, syncs: list[str]) -> None:
+    """Its record waits for the next one: until then it is a ticket, and can be sent once more."""
+    engine = boot("one")
+    engine.start()
+    ticket = engine.ticket()
+    assert engine.receiver.take_whole(ticket, DATA, name="small.bin") is not None
+    engine.until(ticket, State.FINISHED)
+    log = "registry.sqlite3-wal"
+    assert syncs == [log, "arriving", "arriving", "rename", "arriving", "complete", log, log]
+    eventually(lambda: not engine.complete(ticket).exists())
+
+
+def test_the_power_went_before_the_record_of_a_small_file_was_on_the_disk(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies in its place, and nobody knows: it is sent once more, be it another file."""
+    before = boot("one")
+    before.start()
+    ticket = before.ticket(remove_file_when_finished=False)
+    other = DATA[::-1]
+    before.complete(ticket).write_bytes(other)
+    power_off(before)
+    after = boot("two")
+    after.start()
+    assert after.receiver.take_whole(ticket, DATA, name="small.bin") is not None
+    upload = after.until(ticket, State.FINISHED)
+    assert upload.sha256 == hashlib.sha256(DATA).hexdigest()
+    assert after.complete(ticket).read_bytes() == DATA
+
+
+def test_the_power_went_while_a_small_file_was_put_into_its_place(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = boot("one")
+    before.start()
+    ticket = before.ticket(remove_file_when_finished=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(before.receiver, "_give_away", lambda upload: None)
+        claimed = before.receiver.take_whole(ticket, DATA, name="small.bin")
+    assert claimed is not None
+    assert claimed.state is State.COMPLETING
+    power_off(before)
+    after = boot("two")
+    after.start()
+    after.receiver.sweep()
+    assert after.until(ticket, State.FINISHED).sha256 == claimed.sha256
+    assert after.complete(ticket).read_bytes() == DATA
+
+
 # -- a disk that fails ------------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,110 @@ def test_an_empty_file(engine: Engine) -> None:
     assert upload.sha256 == hashlib.sha256().hexdigest()
 
 
+def test_a_small_file_in_one_piece(engine: Engine) -> None:
+    engine.start()
+    ticket = engine.ticket()
+    taken = engine.receiver.take_whole(ticket, DATA, name="small.bin", fingerprint="f", protocol="tus")
+    assert taken is not None
+    assert (taken.epoch, taken.length, taken.sha256, taken.protocol) == (1, len(DATA), DIGEST, "tus")
+    upload = engine.until(ticket, State.FINISHED)
+    (notice,) = engine.app.notices
+    assert (notice.upload.sha256, notice.upload.filename, notice.path) == (DIGEST, "small.bin", upload.location)
+    eventually(lambda: not engine.complete(ticket).exists())
+    assert engine.receiver.take_whole(ticket, DATA, name="small.bin") is None
+
+
+def test_one_piece_for_what_was_opened_before(engine: Engine, other: Engine) -> None:
+    """Its bytes may be safe already: it goes the longer way."""
+    ticket = engine.ticket()
+    with engine.open(ticket, len(DATA)) as session:
+        session.write(0, DATA[:1000])
+        session.sync()
+        assert other.receiver.take_whole(ticket, bytes(len(DATA)), name="x") is None
+        assert session.sync().received == 1000
+    assert engine.stored(ticket)[:1000] == DATA[:1000]
+
+
+@pytest.mark.parametrize("moment", ["create", "open"])
+def test_somebody_opens_what_comes_in_one_piece(
+    engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before it is stored, or while: who opens it last owns it."""
+    ticket = engine.ticket()
+    sessions: list[Session] = []
+    call = getattr(engine.storage, moment)
+
+    def meanwhile(upload: Upload) -> Any:
+        result = call(upload)
+        sessions.append(other.open(ticket, len(DATA)))
+        return result
+
+    monkeypatch.setattr(engine.storage, moment, meanwhile)
+    assert engine.receiver.take_whole(ticket, bytes(len(DATA)), name="x") is None
+    with sessions[0] as session:
+        session.write(0, DATA)
+        session.sync()
+    other.start()
+    other.receiver.complete(other.receiver.status(ticket))
+    assert other.until(ticket, State.FINISHED).sha256 == DIGEST
+
+
+@pytest.mark.parametrize("moment", ["create", "open", "sync"])
+def test_a_cancel_of_what_comes_in_one_piece(
+    engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    ticket = engine.ticket()
+    call = getattr(engine.storage, moment)
+
+    def meanwhile(upload: Upload) -> Any:
+        other.receiver.cancel(ticket, "no more")
+        return call(upload)
+
+    monkeypatch.setattr(engine.storage, moment, meanwhile)
+    with pytest.raises(Cancelled):
+        engine.receiver.take_whole(ticket, DATA, name="x")
+    assert not engine.arriving(ticket).exists()
+    assert engine.state(ticket) is State.CANCELLED
+
+
+@pytest.mark.parametrize("call", ["pwritev", "fdatasync", "fsync"])
+def test_a_disk_that_fails_what_comes_in_one_piece(engine: Engine, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Nothing has happened, and it can be sent once more."""
+    ticket = engine.ticket()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(Unavailable if call != "pwritev" else NoSpace):
+            engine.receiver.take_whole(ticket, DATA, name="x")
+    upload = engine.receiver.status(ticket)
+    assert (upload.state, upload.received, upload.taken_back) == (State.WAITING, 0, 0)
+    engine.start()
+    assert engine.receiver.take_whole(ticket, DATA, name="x") is not None
+    assert engine.until(ticket, State.FINISHED).sha256 == DIGEST
+
+
+def test_a_file_in_one_piece_that_is_too_large(engine: Engine) -> None:
+    ticket = engine.ticket(max_length=10)
+    with pytest.raises(TooLarge):
+        engine.receiver.take_whole(ticket, DATA, name="x")
+    assert not engine.arriving(ticket).exists()
+
+
+def test_who_dies_with_a_small_file_half_way_leaves_it_to_the_others(
+    engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = engine.ticket()
+    monkeypatch.setattr(engine.receiver, "_give_away", lambda upload: None)
+    assert engine.receiver.take_whole(ticket, DATA, name="x") is not None
+    monkeypatch.setattr(other.registry, "is_alive", lambda holder: False)
+    other.start()
+    other.receiver.sweep()
+    assert other.until(ticket, State.FINISHED).sha256 == DIGEST
+
+
 def test_nobody_to_hand_it_to(engine: Engine) -> None:
     for target in ("/a/path", "https://example.org/"):
         with pytest.raises(BadRequest, match="nobody"):

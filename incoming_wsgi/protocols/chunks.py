@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
@@ -16,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from webob import Request, Response
 
+from ..bulk import NOTHING, Blocks, Bulk
 from ..checksums import Checksum
 from ..errors import (
     AlreadyComplete,
@@ -27,7 +29,7 @@ from ..errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from ..intake import Body, Door, complete, store
+from ..intake import Body, Door, complete, store, with_patience
 from ..receiver import Receiver, refuse_writing
 from ..responses import json_response
 from ..upload import Upload
@@ -39,6 +41,8 @@ _DIGEST = re.compile(r"(sha-256|sha-512)=:([A-Za-z0-9+/=]+):")
 _LONGEST_NAME = 4096  # bytes of UTF-8
 _LONGEST_WAIT = 25.0  # seconds; below the time after which proxies lose patience
 _MOST_GAPS = 64
+_SMALL = 256 * 1024  # bytes of a file that may be waited for before it is opened
+_PROMPT = 1.0  # seconds for which they are
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
@@ -143,11 +147,18 @@ def _open(request: Request, upload_id: str, receiver: Receiver, door: Door) -> R
     if size > length:
         raise TooLarge(f"The body has {size} bytes, the file {length}.")
     expected = _digest(request)  # before the opening: what is malformed takes nothing over
+    first = _promptly(body) if length == size <= _SMALL and not expected else NOTHING
+    if len(first) == length > 0:
+        whole = receiver.take_whole(upload_id, first, name=name, fingerprint=fingerprint)
+        if whole is not None:
+            return _answer(with_patience(whole, receiver), door, session=whole.session)
     session = receiver.open(upload_id, length=length, name=name, fingerprint=fingerprint)
     if session is None:
         return _answer(receiver.status(upload_id), door)
     with session:
-        upload = store(session, 0, body, expected)
+        if first:
+            session.write(0, first)
+        upload = store(session, len(first), body, expected)
     if upload.is_complete:
         upload = complete(upload, receiver)
     return _answer(upload, door, session=session.token)
@@ -181,6 +192,15 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
 def _cancel(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
     reason = _name(request.headers.get("Incoming-Reason", "")) or "cancelled by the front end"
     return _answer(receiver.cancel(upload_id, reason), door)
+
+
+def _promptly(body: Body) -> Bulk:
+    """The bytes of a short body that come without much waiting; a slow one is opened first, and then read."""
+    blocks: list[bytes] = []
+    deadline = time.monotonic() + _PROMPT
+    while not body.has_ended and time.monotonic() < deadline:
+        blocks += map(bytes, body.read().blocks())
+    return Blocks(blocks)
 
 
 def _answer(upload: Upload, door: Door, **more: str) -> Response:

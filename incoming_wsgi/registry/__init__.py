@@ -100,15 +100,16 @@ class Registry(ABC):
         settle: Delivery | None = None,
         back_to_synced: bool = False,
         if_nothing_came: bool = False,
-        is_joined: bool = False,
+        all_came: bool = False,
     ) -> Upload:
         """Compare and set: store what differs, if state, epoch and session are still those of ``before``.
 
-        Extents are never written here: they only grow, by :meth:`add_extent`.
+        Extents are not written here, they grow by :meth:`add_extent`; but for the two cases of ``back_to_synced`` and
+        ``all_came``.
 
-        :param back_to_synced: but for this case: the disk has lost bytes; only what is synced remains.
-        :param is_joined: and for this one: all bytes have come from its parts, and are synced.
+        :param back_to_synced: the disk has lost bytes; only what is synced remains.
         :param if_nothing_came: bytes that have arrived since ``before`` are a conflict, too.
+        :param all_came: all bytes, of the length that ``after`` has, have arrived with this move, and are synced.
         :param enqueue: a row for the outbox, written in the same transaction.
         :param settle: a row of the outbox that is done with, removed in the same transaction.
         :returns: the upload as it is stored now, with the extents that others have added meanwhile.

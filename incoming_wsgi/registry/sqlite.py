@@ -29,7 +29,7 @@ from ..disk import sync_data
 from ..errors import Conflict, IncomingError, NoSpace, Unavailable
 from ..extents import Extents
 from ..locks import FileLock, try_flock
-from ..upload import ENDING_BY_LENGTH, OPEN_STATES, State, Upload
+from ..upload import ENDING_BY_LENGTH, NOTHING, OPEN_STATES, State, Upload
 from . import Delivery, Registry, Unsubscribe
 from .group import Group
 from .watch import Watch
@@ -218,7 +218,7 @@ class SQLiteRegistry(Registry):
                 if not was_moved:
                     raise OSError(errno.EBUSY, "somebody is still reading from the log that could not be synced")
             else:
-                offload.run(_sync_file, self._log)
+                _sync_file(self._log)
         except (OSError, sqlite3.Error) as error:
             self._log_was_lost = True
             log.error("the records could not be synced: %s", error)  # noqa: TRY400 (expected; no trace)
@@ -246,7 +246,7 @@ class SQLiteRegistry(Registry):
         settle: Delivery | None = None,
         back_to_synced: bool = False,
         if_nothing_came: bool = False,
-        is_joined: bool = False,
+        all_came: bool = False,
     ) -> Upload:
         with self._transaction() as db:
             current = self._select_upload(db, before.id)
@@ -258,9 +258,9 @@ class SQLiteRegistry(Registry):
             if back_to_synced:
                 changes |= {"extents": current.synced, "taken_back": current.taken_back + 1}
                 db.execute("DELETE FROM digests WHERE upload_id = ?", (before.id,))
-            if is_joined:
-                changes |= dict.fromkeys(("extents", "synced"), Extents().add(0, after.length or 0))
-                changes["boot_id"] = self._boot_id
+            if all_came:
+                extents = NOTHING.add(0, after.length or 0)
+                changes |= {"extents": extents, "synced": extents, "boot_id": self._boot_id}
             saved = current
             if changes:
                 changes["version"] = current.version + 1

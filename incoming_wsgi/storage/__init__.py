@@ -49,7 +49,7 @@ class Writer(ABC):
 
     @abstractmethod
     def sync(self) -> None:
-        """Make what was written survive a power cut; not on the event loop.
+        """Make what was written survive a power cut, without holding up the event loop.
 
         :raises SyncFailed: it may be lost. This writer is of no use any more.
         """
@@ -86,7 +86,8 @@ class Storage(ABC):
 
     @abstractmethod
     def sync(self, upload: Upload) -> None:
-        """Make all bytes of an upload that were written, by whomever, survive a power cut; not on the event loop.
+        """Make all bytes of an upload that were written, by whomever, survive a power cut, without holding up the event
+        loop.
 
         :raises FileNotFoundError: there are none.
         :raises SyncFailed: those that came after the last sync may be lost.

@@ -100,9 +100,6 @@ class FileStorage(Storage):
                 return open(_place(self._complete, upload), "rb", buffering=0)
 
     def sync(self, upload: Upload) -> None:
-        offload.run(self._sync, upload)
-
-    def _sync(self, upload: Upload) -> None:
         try:
             with _translating():
                 descriptor = os.open(_place(self._arriving, upload), os.O_RDWR | os.O_CLOEXEC)
@@ -143,7 +140,7 @@ class FileStorage(Storage):
         source, target = _place(self._arriving, upload), _place(self._complete, upload)
         try:
             with _translating():
-                offload.run(_put_into_place, source, target, upload.length)
+                _put_into_place(source, target, upload.length)
         except FileNotFoundError as error:
             raise Damaged("The stored bytes of this upload are gone.") from error
         return target
@@ -215,7 +212,7 @@ class FileWriter(Writer):
     def sync(self) -> None:
         self._refuse_if_failed()
         try:
-            offload.run(_sync_or_fail, self._descriptor)
+            _sync_or_fail(self._descriptor)
         except SyncFailed:
             self._failed = True
             raise
@@ -278,7 +275,8 @@ def _copy_some(source: int, target: int, start: int, position: int, count: int) 
 
 
 def _put_into_place(source: str, target: str, length: int | None) -> None:
-    if not _exists(target):
+    # Where there are both, the target is of an attempt that a power cut has undone in the records.
+    if _exists(source) or not _exists(target):
         _trim(source, length)
         os.rename(source, target)
     for path in (source, target):
@@ -296,10 +294,14 @@ def _trim(path: str, length: int | None) -> None:
         if length is None or size < length:
             raise Damaged(f"Of {length} bytes that had arrived, {size} are stored.")
         if size > length:
-            os.ftruncate(descriptor, length)
-            _sync_or_fail(descriptor)
+            offload.run(_cut, descriptor, length)
     finally:
         os.close(descriptor)
+
+
+def _cut(descriptor: int, length: int) -> None:
+    os.ftruncate(descriptor, length)
+    _sync_or_fail(descriptor)
 
 
 def _sync_or_fail(descriptor: int) -> None:

@@ -50,6 +50,7 @@ class File:
     :ivar piece: bytes that are written in one go, at most.
     :ivar in_order: or anywhere.
     :ivar lanes: on which its pieces come.
+    :ivar in_one_piece: its client tries to send all with the opening.
     :ivar is_announced: the ticket tells how long it is at most: its room on the disk is taken in advance.
     :ivar taking: how the app takes the file away, onto another file system; empty: not at all.
     :ivar kept: the app wants to find the file where it is.
@@ -64,6 +65,7 @@ class File:
     is_announced: bool
     taking: Taking
     kept: bool
+    in_one_piece: bool
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def _any_file(number: int, chance: random.Random) -> File:
         is_announced=chance.random() < 0.4,
         taking=chance.choice(("", "move_to", "by itself")),
         kept=chance.random() < 0.3,
+        in_one_piece=chance.random() < 0.3,
     )
 
 
@@ -246,6 +249,9 @@ class Sender:
         return state
 
     def _send_what_is_missing(self) -> None:
+        if self._file.in_one_piece and self._receiver.take_whole(self.ticket, self._file.data, name="file.bin"):
+            self._place.tell("acknowledged", id=self.ticket, start=0, end=len(self._file.data))
+            return
         session = self._receiver.open(self.ticket, length=len(self._file.data), name="file.bin")
         if session is None:
             return

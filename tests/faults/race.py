@@ -77,14 +77,21 @@ class Race(RuleBasedStateMachine):
         self.count = 0
         self.history: list[str] = []
 
-    @initialize(engines=st.integers(2, 3), length=st.sampled_from((0, 1, 7, 20, 64)), lanes=st.integers(0, 4))
-    def begin(self, engines: int, length: int, lanes: int) -> None:
+    @initialize(
+        engines=st.integers(2, 3),
+        length=st.sampled_from((0, 1, 7, 20, 64)),
+        lanes=st.integers(0, 4),
+        first=st.sampled_from(("open", "take", "cancel", "sweep", "")),
+    )
+    def begin(self, engines: int, length: int, lanes: int, first: str) -> None:
         now = time.time()
         self.engines = [EngineProcess(self.folder, now=now, idle=IDLE) for _ in range(engines)]
         self.ticket = self.engines[0].do("ticket")
         self.model = Model(length, bytes(length), now, now)
         if lanes:
             self.open(lanes)
+        elif first:
+            self.take_it_in_one_piece(engine=0, other=first)
         for engine in range(1, lanes):
             self.join(engine=engine, owner=0)
 
@@ -248,6 +255,13 @@ class Race(RuleBasedStateMachine):
         assert fitting, f"killed while it wrote: {self._differences(possible[0])}, {self._differences(possible[-1])}"
         self.model = replace(fitting[-1], lanes=self.model.lanes)
 
+    @rule(engine=_engines, other=st.sampled_from(("take", "open", "open", "cancel", "sweep", "")))
+    @_when(lambda self: self.model.state is State.WAITING)
+    def take_it_in_one_piece(self, engine: int, other: str) -> None:
+        """With the opening; while somebody else does something, or not."""
+        befalling = [self._befalling(other)] if other else []
+        self._together((engine, [self._taking()]), (engine + 1, befalling))
+
     # -- what always holds --------------------------------------------------------------------------------------
 
     @invariant()
@@ -283,6 +297,9 @@ class Race(RuleBasedStateMachine):
     def _opening(self) -> Command:
         return ("open", self.ticket, self.model.length, self._number())
 
+    def _taking(self) -> Command:
+        return ("take", self.ticket, self._bytes(self.model.length))
+
     def _sending(self, number: int, start: int, size: int, *, syncs: bool) -> list[Command]:
         commands: list[Command] = [("write", number, start % (self.model.length + 2), self._bytes(size))]
         return [*commands, ("sync", number)] if syncs else commands
@@ -290,6 +307,8 @@ class Race(RuleBasedStateMachine):
     def _befalling(self, what: str, answer: str = "done") -> Command:
         if what == "open":
             return self._opening()
+        if what == "take":
+            return self._taking()
         if what == "pause":
             return ("pause", self.ticket, self.model.owner)
         if what == "deliver":
@@ -369,6 +388,8 @@ class Race(RuleBasedStateMachine):
         for command, result in zip(commands, results, strict=True):
             if command[0] == "open" and result == "opened":
                 self.tokens[self.model.lanes[command[-1]].owner] = self._token(command[-1])
+            if result == "taken":
+                self.tokens[self.model.owner] = self.engines[0].do("status", self.ticket).session
 
     def _differences(self, model: Model) -> str:
         """What is not as in a model; empty if all is."""

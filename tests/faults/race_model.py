@@ -82,6 +82,15 @@ class Model:
         opened = replace(self, state=State.RECEIVING, owner=owner, active_at=self.now)
         return opened._with_lane(lane, Lane(owner)), "opened"
 
+    def _take(self, ticket: str, data: bytes) -> tuple[Model, Result]:
+        if self.state in _GIVEN_UP:
+            return self, _GIVEN_UP[self.state]
+        if self.state is not State.WAITING or not data:
+            return self, "the longer way"
+        safe = Extents().add(0, self.length)
+        owner, state = self.owner + 1, State.HANDING_OVER
+        return replace(self, state=state, owner=owner, safe=safe, disk=data, active_at=self.now), "taken"
+
     def _join(self, ticket: str, owner: int, lane: int) -> tuple[Model, Result]:
         refusal = self._refusal(owner)
         return (self, refusal) if refusal else (self._with_lane(lane, Lane(owner)), "opened")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from incoming_wsgi import digests, offload, watermark
+from incoming_wsgi.bulk import bulk_of
 from incoming_wsgi.errors import (
     AlreadyComplete,
     Cancelled,
@@ -39,6 +40,8 @@ from .witness import Witness
 
 IDLE = 1000.0  # seconds until an upload expires
 WAIT = 500.0  # seconds that an app may be silent after `wait`
+
+_IN_ONE_PIECE = 0.4  # how likely a client tries to send all with its opening
 
 _ANOTHER_FILE_SYSTEM = "another file system"  # a folder that files can't be linked into
 
@@ -283,12 +286,24 @@ class Client:
             self.witness.tell("cancel", id=self.ticket)
 
     def _open(self) -> None:
+        if self.file.data and self.file.fate == "sent" and self.chance.random() < _IN_ONE_PIECE and self._send_whole():
+            return
         session = self._engine.receiver.open(self.ticket, length=len(self.file.data), name="data of a stranger.bin")
         if session is None:
             self.is_over = True
             return
         self._sessions.append(session)
         self.witness.tell("opened", id=self.ticket, token=session.token, file=self.file.number)
+
+    def _send_whole(self) -> bool:
+        """All of it in the opening; says whether that was taken."""
+        data = self.file.data
+        upload = self._engine.receiver.take_whole(self.ticket, bulk_of(data), name="data of a stranger.bin")
+        if upload is None:
+            return False
+        self.witness.tell("acknowledged", id=self.ticket, start=0, end=len(data))
+        self.is_over = True
+        return True
 
     def _join(self) -> None:
         """A further lane."""

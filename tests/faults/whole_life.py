@@ -1,4 +1,4 @@
-"""The whole life of an engine: four uploads on their way, each to another end, in a process where a call may fail.
+"""The whole life of an engine: five uploads on their way, each to another end, in a process where a call may fail.
 
 Everybody goes on as they do in earnest: clients come again after an error that allows it, what works in the background
 is called again, and the process lives. What must hold then is checked here.
@@ -49,6 +49,7 @@ def whole_life(folder: Path, *, fsync: bool) -> Story:
         File(1, chance.randbytes(20_000), "sent", _PIECE, False, (), "move_to another file system", False),
         File(2, chance.randbytes(10_000), "cancelled", _PIECE, True, (), "", False),
         File(3, b"", "sent", _PIECE, True, (), "", False),
+        File(4, chance.randbytes(12_000), "sent", _PIECE, True, (), "", False),
     )
     return Story(folder, "a whole life", files, fsync=fsync)
 
@@ -174,7 +175,7 @@ class _Life:
     witness: Witness
 
     def run(self) -> None:
-        moved, copied, cancelled, empty = senders = [_Sender(self, file) for file in self.place.story.files]
+        moved, copied, cancelled, empty, small = senders = [_Sender(self, file) for file in self.place.story.files]
         copied.send(10_000)
         moved.send(30_000)
         cancelled.send(5_000)
@@ -182,6 +183,7 @@ class _Life:
         moved.send_all()
         cancelled.cancel()
         self._behind()
+        small.send_whole()
         empty.send_all()
         copied.send_all()
         for _ in range(_ROUNDS):
@@ -293,6 +295,14 @@ class _Sender:
     def _send_all(self) -> None:
         self._send(len(self._file.data))
         self._receiver.complete(self._look())
+
+    def send_whole(self) -> None:
+        """With the opening."""
+        self._try(self._send_whole)
+
+    def _send_whole(self) -> None:
+        if self._receiver.take_whole(self._ticket, self._file.data, name="data.bin") is not None:
+            self._acknowledge(self._look(), 0, len(self._file.data))
 
     def cancel(self) -> None:
         self._try(lambda: self._receiver.cancel(self._ticket, "the client wants no more"))

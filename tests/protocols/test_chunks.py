@@ -37,7 +37,7 @@ from incoming_wsgi.intake import Body, Door
 from incoming_wsgi.protocols import chunks
 from incoming_wsgi.upload import State, Upload
 
-from ..helpers import Engine
+from ..helpers import Clock, Engine
 from .doors import Pieces, door_of
 
 DATA = random.Random(2).randbytes(1000)
@@ -133,6 +133,37 @@ def test_a_whole_upload(engine: Engine, client: Client) -> None:
 def test_a_small_file_is_one_request(engine: Engine, client: Client) -> None:
     engine.start()
     assert client.open(DATA)["state"] == "finished"
+    assert engine.complete(client.ticket).read_bytes() == DATA
+
+
+def test_a_small_file_takes_the_short_way(engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.receiver, "open", None)  # nobody asks for a session
+        answer = client.open(DATA)
+    assert (answer["state"], answer["received"], answer["missing"]) == ("finished", 1000, [])
+    assert client.session == engine.receiver.status(client.ticket).session
+    assert client.open(DATA)["state"] == "finished"  # the answer was lost: it is asked again
+
+
+@pytest.mark.parametrize("delay", [0.0, 5.0])
+def test_a_small_file_that_comes_slowly_is_opened_first(
+    engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch, delay: float
+) -> None:
+    engine.start()
+    clock = Clock()
+    monkeypatch.setattr(chunks, "time", clock)
+    seen: list[State] = []
+
+    class Slow(Pieces):
+        def read(self, *, splice: bool = False) -> Bulk:
+            seen.append(engine.state(client.ticket))
+            clock.advance(delay)
+            return super().read(splice=splice)
+
+    assert client.open(Slow(DATA, step=400))["state"] == "finished"
+    waited = [State.WAITING] * 3
+    assert seen == (waited if not delay else [State.WAITING, State.RECEIVING, State.RECEIVING])
     assert engine.complete(client.ticket).read_bytes() == DATA
 
 

@@ -123,6 +123,16 @@ class RegistryContract(ABC):
         assert versions == sorted(set(versions))
         assert registry.save(upload, upload).version == upload.version
 
+    def test_all_bytes_come_with_a_move(self, registry: Registry, other: Registry) -> None:
+        before = registry.create(Upload(app="app"))
+        after = before.to(State.COMPLETING, epoch=1, session="token", length=1000, sha256="ab")
+        saved = registry.save(before, after, all_came=True)
+        all_bytes = Extents().add(0, 1000)
+        assert saved == replace(after, version=1, extents=all_bytes, synced=all_bytes)
+        assert other.get(before.id) == saved
+        with pytest.raises(Conflict):
+            other.save(before, after, all_came=True)
+
     def test_an_end_that_holds_only_if_nothing_came(self, registry: Registry, other: Registry) -> None:
         before = registry.create(receiving())
         other.add_extent(before.id, "token", 0, 10)
@@ -292,12 +302,12 @@ class RegistryContract(ABC):
 
     def test_all_bytes_came_from_parts(self, registry: Registry, other: Registry) -> None:
         before = registry.create(receiving(state=State.JOINING, length=1000, parts=(new_ticket(),)))
-        saved = registry.save(before, before.to(State.COMPLETING), is_joined=True)
+        saved = registry.save(before, before.to(State.COMPLETING), all_came=True)
         assert saved.is_complete
         assert saved.synced == saved.extents
         assert other.get(before.id) == saved
         with pytest.raises(Conflict):
-            other.save(before, before.to(State.COMPLETING), is_joined=True)
+            other.save(before, before.to(State.COMPLETING), all_came=True)
 
     def test_forget(self, registry: Registry) -> None:
         upload, other = (registry.create(receiving(id=Upload().id)) for _ in range(2))

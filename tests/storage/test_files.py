@@ -128,6 +128,15 @@ def test_no_room_passes(tmp_path: Path, upload: Upload, monkeypatch: pytest.Monk
     assert Path(storage.complete(upload)).read_bytes() == b"12345"
 
 
+def test_what_arrived_again_takes_the_place_of_an_older_attempt(tmp_path: Path, upload: Upload) -> None:
+    """A power cut may undo the record of a file that was put into its place: its bytes are sent once more."""
+    storage = FileStorage(tmp_path)
+    (tmp_path / "complete" / upload.id).write_bytes(b"other")
+    assert stored(storage, upload).read_bytes() == b"12345"
+    assert Path(storage.complete(upload)).read_bytes() == b"12345"
+    assert not (tmp_path / "arriving" / upload.id).exists()
+
+
 def test_short_writes_go_on(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel may take less than it is given."""
     write = os.pwrite
