@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from . import offload
-from .disk import sync_folder
+from .disk import sync_folders
 from .filenames import numbered
 
 #: A hard link can't be made here: another file system, or one that has no links.
@@ -91,7 +91,7 @@ def _move(source: str, target: str, overwrite: bool) -> None:
         _replace(source, target)
     else:
         _link(source, target)
-    sync_folder(os.path.dirname(target))
+    sync_folders(os.path.dirname(target))
 
 
 def _replace(source: str, target: str) -> None:

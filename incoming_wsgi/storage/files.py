@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from .. import offload
 from ..bulk import bulk_of
-from ..disk import sync_data, sync_folder
+from ..disk import sync_data, sync_folders
 from ..errors import Damaged, IncomingError, NoSpace, Unavailable
 from ..locks import FileLock
 from ..upload import Upload, is_ticket
@@ -109,8 +109,7 @@ class FileStorage(Storage):
             return  # it was synced before it got there
         try:
             with _failing():
-                sync_data(descriptor)
-                sync_folder(self._arriving)
+                sync_data(descriptor, self._arriving)
         finally:
             os.close(descriptor)
 
@@ -279,8 +278,7 @@ def _put_into_place(source: str, target: str, length: int | None) -> None:
     if _exists(source) or not _exists(target):
         _trim(source, length)
         os.rename(source, target)
-    for path in (source, target):
-        sync_folder(os.path.dirname(path))
+    sync_folders(*map(os.path.dirname, (source, target)))
 
 
 def _trim(path: str, length: int | None) -> None:
