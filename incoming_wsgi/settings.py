@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
+from .registry import check as check_registry
 from .signatures import key_of
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -26,7 +27,8 @@ class Settings:
     """Folder that the files are kept in. Made if it is not there; nothing in it that is not ours is ever touched."""
 
     registry: str = ""
-    """URL of the registry; by default ``sqlite://`` in the storage folder. It must be on a local disk."""
+    """URL of the registry; by default ``sqlite://`` in the storage folder, which must be on a local disk. Several
+    machines share one in Redis: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``."""
 
     durability: str = "process"
     """When a byte counts as arrived. ``process``: it survives that processes are killed; after a power cut some bytes
@@ -181,6 +183,8 @@ def _of_argument(name: str, value: Any) -> Any:
 
 
 def _checked(settings: Settings) -> Settings:
+    if settings.registry:
+        check_registry(settings.registry)
     for key in settings.signing_keys:
         key_of(key)
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", settings.prefix):

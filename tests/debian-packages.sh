@@ -15,6 +15,8 @@ want node nodejs
 want npm npm
 want nginx nginx-light
 want openssl openssl
+want redis-server redis-server
+want redis-sentinel redis-sentinel
 want strace strace
 want mkfs.ext4 e2fsprogs
 want mkfs.xfs xfsprogs

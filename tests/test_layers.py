@@ -64,7 +64,7 @@ BELONGS_TO = {
     "sqlite3": {"registry/sqlite.py", "once.py"},
     "ctypes": {"digests.py", "storage/space.py", "storage/write_back.py"},
     "websockets": {"frames.py", "channel.py"},
-    "redis": {"registry/redis.py"},
+    "redis": {"registry/redis.py", "registry/redis_client.py"},
     "boto3": {"storage/s3.py"},
 }
 

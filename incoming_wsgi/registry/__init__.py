@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from threading import Event
 from urllib.parse import urlsplit
 
@@ -66,13 +67,13 @@ class Registry(ABC):
     @property
     @abstractmethod
     def boot_id(self) -> str:
-        """The boot of the machine: another one after a power cut."""
+        """The boot of the machine, or an era of many machines: another one after a power cut."""
 
     @abstractmethod
     def now(self) -> float:
         """Seconds on a clock that all processes share and that never jumps, whatever happens to the wall clock.
 
-        It began as seconds since 1970; while the machine is off it stands still.
+        It began as seconds since 1970; while the machine, or the server that keeps it, is off it stands still.
         """
 
     @abstractmethod
@@ -225,16 +226,38 @@ def _open_sqlite(url: str) -> Registry:
     return SQLiteRegistry(url.removeprefix("sqlite://"))
 
 
-_SCHEMES: Mapping[str, Callable[[str], Registry]] = {"sqlite": _open_sqlite}
+def _open_redis(url: str) -> Registry:
+    from .redis import RedisRegistry
+
+    return RedisRegistry(url)
 
 
-def from_url(url: str) -> Registry:
-    """The registry that a URL names: ``sqlite:///var/lib/app/registry.sqlite3``.
+_SCHEMES: Mapping[str, Callable[[str], Registry]] = {
+    "sqlite": _open_sqlite,
+    "redis": _open_redis,
+    "rediss": _open_redis,
+    "unix": _open_redis,
+    "redis+sentinel": _open_redis,
+}
 
-    :raises ValueError: for a scheme that there is no registry for.
+
+def check(url: str) -> None:
+    """Say at once what :func:`from_url` would say later; nothing is opened or imported.
+
+    :raises ValueError: there is no registry for this scheme, or its package is missing.
     """
     scheme = urlsplit(url).scheme
     if scheme not in _SCHEMES:
         known = ", ".join(f"{name}://" for name in _SCHEMES)
         raise ValueError(f"no registry for {scheme or url!r}: known are {known}")
-    return _SCHEMES[scheme](url)
+    if _SCHEMES[scheme] is _open_redis and find_spec("redis") is None:
+        raise ValueError(f"a registry at {scheme}:// needs the package redis: pip install 'incoming-wsgi[redis]'")
+
+
+def from_url(url: str) -> Registry:
+    """The registry that a URL names: ``sqlite:///var/lib/app/registry.sqlite3``, ``redis://registry.example:6379/0``.
+
+    :raises ValueError: as :func:`check` does, or for a URL that can't be used.
+    """
+    check(url)
+    return _SCHEMES[urlsplit(url).scheme](url)

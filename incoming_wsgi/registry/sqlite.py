@@ -31,6 +31,7 @@ from ..extents import Extents
 from ..locks import FileLock, try_flock
 from ..upload import ENDING_BY_LENGTH, NOTHING, OPEN_STATES, State, Upload
 from . import Delivery, Registry, Unsubscribe
+from .boot import boot_id_of_machine
 from .group import Group
 from .watch import Watch
 
@@ -151,7 +152,7 @@ class SQLiteRegistry(Registry):
     def __init__(self, path: str | os.PathLike[str], boot_id: str = "") -> None:
         self._path = Path(path)
         self._log = f"{path}-wal"  # where SQLite writes first
-        self._boot_id = boot_id or _boot_id_of_machine()
+        self._boot_id = boot_id or boot_id_of_machine()
         self._read_guard = threading.Lock()
         self._group = Group(self._sync_log)
         self._log_was_lost = False
@@ -602,13 +603,6 @@ class SQLiteRegistry(Registry):
             self._writer.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
         for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
             self._writer.executescript(f"BEGIN;{_MIGRATIONS[older]}PRAGMA user_version = {older + 1};COMMIT;")
-
-
-def _boot_id_of_machine() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "unknown"  # no Linux: a power cut can't be told from a restart
 
 
 def _sync_file(path: str) -> None:

@@ -116,24 +116,19 @@ class FileStorage(Storage):
     def join(self, upload: Upload, parts: Sequence[Upload]) -> None:
         self.create(upload)
         try:
-            with _translating():
-                offload.run(self._join, upload, parts)
+            with _translating(), _opened(_place(self._arriving, upload)) as target:
+                offload.run(self._copy_all, parts, target)
+                with _failing():
+                    sync_data(target, self._arriving)
         except FileNotFoundError as error:
             raise Damaged("The stored bytes of a part are gone.") from error
 
-    def _join(self, upload: Upload, parts: Sequence[Upload]) -> None:
-        target = os.open(_place(self._arriving, upload), os.O_RDWR | os.O_CLOEXEC)
-        try:
-            position = 0
-            for part in parts:
-                self._floor.refuse_below()
-                _copy(_place(self._arriving, part), target, position, part.length or 0)
-                position += part.length or 0
-            with _failing():
-                sync_data(target)
-                sync_folder(self._arriving)
-        finally:
-            os.close(target)
+    def _copy_all(self, parts: Sequence[Upload], target: int) -> None:
+        position = 0
+        for part in parts:
+            self._floor.refuse_below()
+            _copy(_place(self._arriving, part), target, position, part.length or 0)
+            position += part.length or 0
 
     def complete(self, upload: Upload) -> str:
         source, target = _place(self._arriving, upload), _place(self._complete, upload)
@@ -246,21 +241,27 @@ def _exists(path: str) -> bool:
     return True
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _copy(path: str, target: int, position: int, length: int) -> None:
     """Copy the first ``length`` bytes of a file; what starts and ends at blocks is shared, where the disk can do that.
 
     :raises Damaged: there are not so many.
     """
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _opened(path) as source:
         copied = 0
         while copied < length:
             count = _copy_some(source, target, copied, position + copied, length - copied)
             if not count:
                 raise Damaged(f"Of {length} bytes of a part, {copied} are stored.")
             copied += count
-    finally:
-        os.close(source)
 
 
 def _copy_some(source: int, target: int, start: int, position: int, count: int) -> int:
@@ -286,15 +287,12 @@ def _trim(path: str, length: int | None) -> None:
 
     :raises Damaged: the file is too short.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
+    with _opened(path) as descriptor:
         size = os.fstat(descriptor).st_size
         if length is None or size < length:
             raise Damaged(f"Of {length} bytes that had arrived, {size} are stored.")
         if size > length:
             offload.run(_cut, descriptor, length)
-    finally:
-        os.close(descriptor)
 
 
 def _cut(descriptor: int, length: int) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -19,8 +20,10 @@ import pytest
 from incoming_wsgi.errors import Conflict
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.registry import Delivery, Registry
+from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.upload import OPEN_STATES, State, Upload, new_ticket
+from tests.support.redis_server import RedisServer
 
 NOW = 1_700_000_000.0
 
@@ -539,19 +542,43 @@ def run_at_once(work: Callable[[int], None], count: int) -> None:
 class TestSQLite(RegistryContract):
     @pytest.fixture
     def opened(self, tmp_path: Path) -> Iterator[Callable[[], Registry]]:
-        made: list[SQLiteRegistry] = []
-        closed: set[int] = set()
+        with closing_all(lambda: SQLiteRegistry(tmp_path / "registry.sqlite3")) as open_one:
+            yield open_one
 
-        class Closing(SQLiteRegistry):
-            def close(self) -> None:
-                if id(self) not in closed:
-                    closed.add(id(self))
-                    super().close()
 
-        def open_one() -> Registry:
-            made.append(Closing(tmp_path / "registry.sqlite3"))
-            return made[-1]
+class TestRedis(RegistryContract):
+    @pytest.fixture(params=["tcp", "unix", "newer"])
+    def opened(
+        self,
+        request: pytest.FixtureRequest,
+        redis_server: RedisServer,
+        newer_redis_server: RedisServer,
+        prefix: str,
+    ) -> Iterator[Callable[[], Registry]]:
+        urls = {"tcp": redis_server.url, "unix": redis_server.socket_url, "newer": newer_redis_server.url}
+        url = urls[request.param]
+        with closing_all(lambda: RedisRegistry(f"{url}?prefix={prefix}")) as open_one:
+            yield open_one
 
-        yield open_one
-        for registry in made:
-            registry.close()
+
+@contextmanager
+def closing_all(make: Callable[[], Registry]) -> Iterator[Callable[[], Registry]]:
+    """Makes registries, and closes in the end those that are open."""
+    made: list[Registry] = []
+
+    def open_one() -> Registry:
+        registry = make()
+        close, closed = registry.close, threading.Event()
+
+        def close_once() -> None:
+            if not closed.is_set():
+                closed.set()
+                close()
+
+        registry.close = close_once  # type: ignore[method-assign]
+        made.append(registry)
+        return registry
+
+    yield open_one
+    for registry in made:
+        registry.close()

@@ -106,7 +106,7 @@ def echo() -> bytes:
 
 app = Incoming(
     web,
-    storage=RECORD / "incoming",
+    storage=os.environ.get("STORAGE", RECORD / "incoming"),
     on_finish=on_finish,
     on_cancel=on_cancel,
     backend_key=os.environ.get("BACKEND_KEY", "key"),

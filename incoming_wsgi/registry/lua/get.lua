@@ -1,0 +1,2 @@
+-- Uploads as they are. ARGV: their ids.
+return reply(ARGV)

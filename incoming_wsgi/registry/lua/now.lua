@@ -1,0 +1,2 @@
+-- The time. ARGV: the latest that the process knows of.
+return now(ARGV[1])

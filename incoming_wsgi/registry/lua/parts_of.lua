@@ -1,0 +1,2 @@
+-- The parts of an upload, in any order. ARGV: its id.
+return reply(redis.call('SMEMBERS', key('parts', ARGV[1])))

@@ -1,0 +1,89 @@
+"""Push: tells who waits for an upload that it has changed, as a server tells us over one lasting connection.
+
+After a connection was lost everybody is told: something may have changed that nobody has heard of.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+
+from .. import offload
+from ..errors import IncomingError
+
+log = logging.getLogger("incoming_wsgi")
+
+#: Waits so many seconds for a change and gives its key, if there was one.
+Next = Callable[[float], str | None]
+
+_QUIET = 2.0  # seconds without a change after which the connection is looked after
+_PAUSE = 0.5  # seconds between two attempts to connect
+
+
+class Push:
+    """:param listen: makes a connection, which has heard of all changes from then on; raises an ``IncomingError`` when
+    it is lost. It is made when somebody first waits.
+    """
+
+    def __init__(self, listen: Callable[[], AbstractContextManager[Next]]) -> None:
+        self._listen = listen
+        self._guard = threading.Lock()
+        self._subscribers: dict[str, list[Callable[[], None]]] = defaultdict(list)
+        self._listening = False
+        self._closed = False
+
+    def subscribe(self, key: str, changed: Callable[[], None]) -> Callable[[], None]:
+        with self._guard:
+            if not self._listening and not self._closed:
+                # Within the guard: who waits must not look before the connection has begun to hear.
+                with ExitStack() as connection:
+                    first = connection.enter_context(self._listen())
+                    offload.background(self._run, first, connection.pop_all(), name="push")
+                self._listening = True
+            self._subscribers[key].append(changed)
+        return lambda: self._unsubscribe(key, changed)
+
+    def notify(self, key: str) -> None:
+        """Call everyone who waits for ``key``."""
+        for changed in tuple(self._subscribers.get(key, ())):
+            changed()
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _unsubscribe(self, key: str, changed: Callable[[], None]) -> None:
+        with self._guard:
+            waiting = self._subscribers.get(key, [])
+            if changed in waiting:
+                waiting.remove(changed)
+            if not waiting:
+                self._subscribers.pop(key, None)
+
+    def _run(self, first: Next, connection: ExitStack) -> None:
+        try:
+            with connection:
+                self._hear(first)
+        except IncomingError:
+            log.info("changes by other processes are not heard of; connecting again")
+        while not self._closed:
+            try:
+                with self._listen() as following:
+                    self._notify_all()
+                    self._hear(following)
+            except IncomingError:
+                self._notify_all()  # they look for themselves meanwhile
+                time.sleep(_PAUSE)
+
+    def _hear(self, following: Next) -> None:
+        while not self._closed:
+            key = following(_QUIET)
+            if key is not None:
+                self.notify(key)
+
+    def _notify_all(self) -> None:
+        for key in tuple(self._subscribers):
+            self.notify(key)

@@ -1,0 +1,449 @@
+"""The registry of many machines: a Redis server that all of them reach, by itself or under Sentinel.
+
+Each method is one script (``lua/*.lua``), and so one step and one round trip. A script whose answer was lost is sent
+again and does no harm: it compares before it sets, or knows its own call by a name. Leases end by themselves unless
+their holder shows signs of life; a holder that was cut off for too long finds the rows changed and can't write them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from .. import offload
+from ..errors import Conflict, IncomingError, Unavailable
+from ..extents import Extents
+from ..upload import State, Upload
+from . import Delivery, Registry, Unsubscribe
+from .boot import boot_id_of_machine
+from .group import Group
+from .push import Push
+from .redis_client import ANSWER_TIMEOUT, connected, translated
+
+log = logging.getLogger("incoming_wsgi")
+
+#: Raised with every change of what the keys hold; data of a newer one is refused.
+SCHEMA_VERSION = 1
+
+_LEASE = 10.0  # seconds without a sign of life after which a holder counts as dead
+_BEAT_INTERVAL = 1.0  # seconds between two signs of life
+_PATIENCE = 5.0  # seconds in which a machine that is up is heard of
+
+_PAUSES = (0.0, 0.1)  # seconds before a call whose answer was lost is sent again
+_SYNC_TIMEOUT = 2.5  # seconds; less than for an answer
+_CONNECTIONS = 32  # calls of one process that may be on their way at the same time
+_BATCH = 200  # uploads that one script reads: it holds up all others
+
+_SCRIPTS = Path(__file__).with_name("lua")
+
+#: How fields are written, and read: by their kind, as the dataclasses declare it.
+_CODECS: Mapping[str, tuple[Callable[[Any], str], Callable[[str], Any]]] = {
+    "str": (str, str),
+    "int": (str, int),
+    "int | None": (lambda number: "" if number is None else str(number), lambda text: int(text) if text else None),
+    "float": (repr, float),
+    "bool": (lambda flag: "1" if flag else "0", lambda text: text == "1"),
+    "State": (lambda state: str(state.value), State),
+    "Extents": (Extents.to_json, Extents.from_json),
+    "tuple[str, ...]": (json.dumps, lambda text: tuple(json.loads(text))),
+    "Mapping[str, str]": (lambda mapping: json.dumps(dict(mapping)), json.loads),
+}
+_UPLOAD_KINDS = {field.name: str(field.type) for field in fields(Upload)}
+_DELIVERY_KINDS = {field.name: str(field.type) for field in fields(Delivery)}
+#: Fields that :meth:`RedisRegistry.save` writes; the others it takes from nobody.
+_SAVED = tuple(name for name in _UPLOAD_KINDS if name not in ("version", "extents", "taken_back"))
+#: What must be as it was. The holder, too: one that was cut off while it completed an upload has been replaced.
+_COMPARED = ("state", "epoch", "session", "holder")
+
+
+class RedisRegistry(Registry):
+    """:param url: ``redis://``, ``rediss://`` (TLS), ``unix://`` or ``redis+sentinel://``; see :func:`connected`.
+    :param boot_id: the boot of the machine that this is; tests make power cuts with it.
+    :raises Unavailable: the server can't be reached, now.
+    :raises RuntimeError: the data was written by a newer version of this package.
+    """
+
+    def __init__(self, url: str, boot_id: str = "") -> None:
+        self._boot = boot_id or boot_id_of_machine()
+        self._client, self._prefix = connected(url)
+        self._scripts: dict[str, Any] = {}
+        self._calls = threading.BoundedSemaphore(_CONNECTIONS)
+        self._latest = "0"  # what the clock showed when it was last looked at
+        self._era = ""
+        self._holder = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._duties: dict[str, str] = {}
+        self._unheard: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        self._group = Group(self._sync)
+        self._trouble = ""
+        self._warned = False
+        self._closed = threading.Event()
+        self._beating = threading.Lock()
+        try:
+            self._arrive()
+            self._beat()
+        except BaseException:
+            self._client.close()
+            raise
+        self._push = Push(self._listen)
+        offload.background(self._keep_alive, name="signs of life")
+
+    # -- time and power -----------------------------------------------------------------------------------------
+
+    @property
+    def boot_id(self) -> str:
+        """The era of all machines, which ends when one of them may have gone down with bytes that were not synced."""
+        return self._era
+
+    def now(self) -> float:
+        """While the server can't be asked the clock stands still: nobody can do anything meanwhile."""
+        with suppress(IncomingError):
+            self._notice_time(self._run("now", self._latest))
+        return float(self._latest)
+
+    def sync(self) -> None:
+        self._group.join()
+
+    def _sync(self) -> None:
+        """Wait until the server has synced its log. It waits for the writes of one connection, so there is one."""
+        import redis
+
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.incr(f"{self._prefix}:syncs")
+            pipeline.execute_command("WAITAOF", 1, 0, int(_SYNC_TIMEOUT * 1000))
+            written, waited = self._try(pipeline.execute, raise_on_error=False)
+        if isinstance(written, redis.RedisError):
+            raise translated(written) from written
+        if isinstance(waited, redis.RedisError):
+            self._refuse_or_warn(waited)
+        elif not waited[0]:
+            raise Unavailable("The server's records have trouble; what has arrived is kept.", retry_after=5)
+
+    def _refuse_or_warn(self, error: Exception) -> None:
+        """Servers older than 7.2 can't be waited for, nor those without a log: they are as good as they are set up."""
+        if not re.match("unknown command|WAITAOF cannot", str(error)):
+            raise translated(error) from error
+        if not self._warned and self._policy() != ("yes", "always"):
+            self._warned = True
+            log.warning(
+                "what the Redis server has recorded may be lost in a power cut: set appendonly yes, and appendfsync "
+                "always or use Redis 7.2"
+            )
+
+    def _policy(self) -> tuple[str, str]:
+        import redis
+
+        try:
+            found = self._client.config_get("append*")
+        except redis.RedisError:
+            return "", ""  # hidden, by many a provider
+        return str(found.get("appendonly")), str(found.get("appendfsync"))
+
+    def _notice_time(self, shown: str) -> None:
+        if float(shown) > float(self._latest):
+            self._latest = shown
+
+    # -- uploads ------------------------------------------------------------------------------------------------
+
+    def create(self, upload: Upload) -> Upload:
+        return self._only(self._run("create", json.dumps(_written(upload, _UPLOAD_KINDS))))
+
+    def get(self, upload_id: str) -> Upload | None:
+        return next(self._uploads(self._run("get", upload_id)), None)
+
+    def save(
+        self,
+        before: Upload,
+        after: Upload,
+        *,
+        enqueue: Delivery | None = None,
+        settle: Delivery | None = None,
+        back_to_synced: bool = False,
+        if_nothing_came: bool = False,
+        all_came: bool = False,
+    ) -> Upload:
+        was, is_now = _written(before, _UPLOAD_KINDS), _written(after, _UPLOAD_KINDS)
+        call: dict[str, Any] = {
+            "id": before.id,
+            "request": secrets.token_hex(8),
+            "before": {name: was[name] for name in _COMPARED},
+            "changes": {name: is_now[name] for name in _SAVED if is_now[name] != was[name]},
+            "back_to_synced": back_to_synced,
+        }
+        if all_came:
+            call["all_came"] = Extents().add(0, after.length or 0).to_json()
+        if if_nothing_came:
+            call["arrived"] = was["extents"]
+        if settle is not None:
+            call["settle"] = settle.event_id
+        if enqueue is not None:
+            call["enqueue"] = _written(enqueue, _DELIVERY_KINDS)
+        saved = self._only(self._run("save", json.dumps(call)))
+        if saved.version != before.version:
+            self._push.notify(before.id)
+        return saved
+
+    def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
+        added = Extents().add(start, end).to_json()
+        return self._only(self._run("add_extent", upload_id, session, added, int(synced)))
+
+    def add_synced(self, upload: Upload) -> None:
+        self._run("add_synced", upload.id, upload.taken_back, upload.extents.to_json())
+
+    def forget(self, upload_id: str) -> None:
+        self._run("forget", upload_id)
+
+    def find(
+        self,
+        states: Collection[State],
+        *,
+        idle_since: float | None = None,
+        limit: int = 1000,
+        app: str | None = None,
+    ) -> list[Upload]:
+        def is_wanted(upload: Upload) -> bool:
+            idle = idle_since is None or upload.active_at <= idle_since
+            return idle and upload.state in states and app in (None, upload.app)
+
+        ids = self._ids_in(states, idle_since, None if app else limit)
+        found: list[Upload] = []
+        for first in range(0, len(ids), _BATCH):
+            batch = self._uploads(self._run("get", *ids[first : first + _BATCH]))
+            found += filter(is_wanted, batch)
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def _ids_in(self, states: Collection[State], idle_since: float | None, limit: int | None) -> list[str]:
+        """The longest idle first."""
+        latest: float | str = "+inf" if idle_since is None else idle_since
+        some = (None, None) if limit is None else (0, limit)
+        found: list[tuple[float, str]] = []
+        for state in states:
+            key = f"{self._prefix}:state:{state.value}"
+            listed = self._try(self._client.zrangebyscore, key, "-inf", latest, *some, withscores=True)
+            found += [(score, upload_id) for upload_id, score in listed]
+        return [upload_id for _, upload_id in sorted(found)]
+
+    def parts_of(self, upload_id: str) -> list[Upload]:
+        return sorted(self._uploads(self._run("parts_of", upload_id)), key=attrgetter("created_at"))
+
+    def find_complete(self) -> list[Upload]:
+        # Under another era less of their bytes may count.
+        return [upload for upload in self._uploads(self._run("find_complete", _BATCH)) if upload.is_complete]
+
+    def _only(self, answer: list[Any] | None) -> Upload:
+        if answer is None:
+            raise Conflict
+        (upload,) = self._uploads(answer)
+        return upload
+
+    def _uploads(self, answer: list[Any]) -> Iterator[Upload]:
+        """What a script answers: the era, then for each upload its fields and values by turns."""
+        self._era, *rows = answer
+        for row in rows:
+            if row:
+                upload = Upload(**_read(dict(zip(row[::2], row[1::2], strict=True)), _UPLOAD_KINDS))
+                yield upload.under(self._era)
+
+    # -- outbox -------------------------------------------------------------------------------------------------
+
+    def lease(self, app: str, handlers: Collection[str], now: float) -> Delivery | None:
+        """What had no answer is asked again under its name: nothing may be held by us who have not heard of it."""
+        wanted = (app, *sorted(handlers))
+        unheard = self._unheard[wanted]
+        request = unheard.pop() if unheard else secrets.token_hex(8)
+        try:
+            return _delivery(self._run("lease", request, self._holder, repr(now), *wanted))
+        except IncomingError:
+            unheard.append(request)
+            raise
+
+    def enqueue(self, delivery: Delivery) -> None:
+        self._run("enqueue", json.dumps(_written(delivery, _DELIVERY_KINDS)))
+
+    def postpone(self, delivery: Delivery) -> None:
+        self._run("postpone", self._holder, json.dumps(_written(delivery, _DELIVERY_KINDS)))
+
+    def due(self, upload_id: str) -> Delivery | None:
+        return _delivery(self._run("due", upload_id))
+
+    # -- digests ------------------------------------------------------------------------------------------------
+
+    def keep_digest(self, upload: Upload, position: int, state: bytes) -> None:
+        self._run("keep_digest", upload.id, upload.taken_back, position, state.hex())
+
+    def digest(self, upload_id: str) -> tuple[int, bytes] | None:
+        kept = self._run("digest", upload_id)
+        return None if kept is None else (int(kept[0]), bytes.fromhex(kept[1]))
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def subscribe(self, upload_id: str, changed: Callable[[], None]) -> Unsubscribe:
+        return self._push.subscribe(upload_id, changed)
+
+    @contextmanager
+    def _listen(self) -> Iterator[Callable[[float], str | None]]:
+        """A connection that hears of changes: waits so many seconds for the next one, and gives the upload's id.
+
+        :raises Unavailable: it is lost, or the server does not answer on it any more.
+        """
+        import redis
+
+        channel = f"{self._prefix}:changed"
+        listening = self._client.pubsub()
+        try:
+            listening.subscribe(channel)
+            if listening.get_message(timeout=ANSWER_TIMEOUT) is None:
+                raise Unavailable
+            yield functools.partial(_next_change, listening)
+        except (redis.RedisError, OSError) as error:
+            raise translated(error) from error
+        finally:
+            listening.close()
+
+    # -- holders ------------------------------------------------------------------------------------------------
+
+    @property
+    def holder(self) -> str:
+        return self._holder
+
+    def is_alive(self, holder: str) -> bool:
+        """Whether it has shown a sign of life within the last seconds."""
+        return bool(self._run("is_alive", holder))
+
+    @contextmanager
+    def alone(self, duty: str) -> Iterator[bool]:
+        """It is a lease, too: who is cut off for too long may not be alone any more."""
+        token = secrets.token_hex(8)
+        alone = bool(self._run("take_duty", duty, token, _LEASE))
+        if alone:
+            self._duties[duty] = token
+        try:
+            yield alone
+        finally:
+            if alone:
+                self._duties.pop(duty, None)
+                with suppress(IncomingError):  # it ends by itself
+                    self._run("leave_duty", duty, token)
+
+    def _arrive(self) -> None:
+        came, era = "", None
+        while era is None:
+            new_era = secrets.token_hex(8)
+            schema, came, era = self._run("arrive", SCHEMA_VERSION, self._boot, new_era, came, _PATIENCE)
+            if int(schema) > SCHEMA_VERSION:
+                raise RuntimeError(
+                    f"the registry in Redis was written by a newer incoming_wsgi (schema {schema}, this one knows"
+                    f" {SCHEMA_VERSION})"
+                )
+            if era is None:
+                time.sleep(_BEAT_INTERVAL / 5)
+        self._era = era
+        self._notice_time(came)
+
+    def _beat(self) -> None:
+        with self._beating:
+            if self._closed.is_set():
+                return
+            duties = [part for duty in tuple(self._duties.items()) for part in duty]
+            new_era = secrets.token_hex(8)
+            shown, self._era = self._run("beat", self._holder, self._boot, _LEASE, self._latest, new_era, *duties)
+            self._notice_time(shown)
+
+    def _keep_alive(self) -> None:
+        while not self._closed.wait(_BEAT_INTERVAL):
+            with suppress(IncomingError):  # others say so, who have something to do
+                self._beat()
+
+    # -- the server ---------------------------------------------------------------------------------------------
+
+    def maintain(self) -> None:
+        """Nothing grows that is not forgotten by itself."""
+
+    def close(self) -> None:
+        self._closed.set()
+        self._push.close()
+        with self._beating, suppress(IncomingError):
+            self._run("leave", self._holder)
+        self._client.close()
+
+    def _run(self, script: str, *arguments: str | float) -> Any:
+        """What a script answers.
+
+        :raises NoSpace, Unavailable: as :meth:`_try` does, and after the end.
+        """
+        if self._closed.is_set() and script != "leave":
+            raise Unavailable
+        if script not in self._scripts:
+            self._scripts[script] = self._client.register_script(_source(script))
+        return self._try(self._scripts[script], keys=[self._prefix], args=arguments)
+
+    def _try(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call the server; again, where an answer was lost.
+
+        :raises NoSpace, Unavailable: by the last answer, or for want of one.
+        """
+        import redis
+
+        for pause in (*_PAUSES, None):
+            try:
+                with self._calls:
+                    answer = call(*arguments, **options)
+            except (redis.RedisError, OSError) as error:
+                self._note_trouble(error)
+                if pause is None or not isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+                    raise translated(error) from error
+                time.sleep(pause)
+            else:
+                self._note_trouble(None)
+                return answer
+        raise AssertionError
+
+    def _note_trouble(self, error: Exception | None) -> None:
+        """One line where it begins, and one where it ends."""
+        trouble = "" if error is None else f"{type(error).__name__}: {error}"
+        if trouble and not self._trouble:
+            log.warning("the Redis server can't be used: %s", trouble)
+        elif self._trouble and not trouble:
+            log.info("the Redis server answers again")
+        self._trouble = trouble
+
+
+@functools.cache
+def _source(script: str) -> str:
+    return "\n".join((_SCRIPTS / f"{name}.lua").read_text("utf-8") for name in ("common", script))
+
+
+def _next_change(listening: Any, timeout: float) -> str | None:
+    message = listening.get_message(timeout=timeout)
+    if message is None:
+        listening.ping()
+        message = listening.get_message(timeout=ANSWER_TIMEOUT)
+        if message is None:
+            raise Unavailable
+    return str(message["data"]) if message["type"] == "message" else None
+
+
+def _written(record: Upload | Delivery, kinds: Mapping[str, str]) -> dict[str, str]:
+    return {name: _CODECS[kind][0](getattr(record, name)) for name, kind in kinds.items()}
+
+
+def _read(texts: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, Any]:
+    return {name: _CODECS[kind][1](texts[name]) for name, kind in kinds.items()}
+
+
+def _delivery(text: str | None) -> Delivery | None:
+    return None if text is None else Delivery(**_read(json.loads(text), _DELIVERY_KINDS))
