@@ -132,12 +132,23 @@ class Outbox:
             outcome = self._attempt(delivery, handler)
             if outcome.word == "failed":
                 log.warning("hand-over of %s failed: %s", shortened(delivery.upload_id), outcome.error)
-            self._answered(delivery, outcome)
+            self._record(delivery, outcome)
         except Exception:
             self._give_back(later(delivery, Outcome("failed", "an error in the outbox"), self._registry.now()))
             raise
         finally:
             self._free.release()
+
+    def _record(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Until it is done: the app is not told again because its answer could not be recorded at that moment."""
+        while True:
+            try:
+                return self._answered(delivery, outcome)
+            except IncomingError:
+                if self._stopped:
+                    raise
+                log.warning("the answer to the hand-over of %s can't be recorded yet", shortened(delivery.upload_id))
+            time.sleep(_LOOK)
 
     def _give_back(self, delivery: Delivery) -> None:
         """A lease must not stay with a living process that has forgotten it."""

@@ -80,6 +80,26 @@ def test_what_another_process_puts_there_is_found(world: World, monkeypatch: pyt
     eventually(lambda: world.answered)
 
 
+def test_an_answer_that_can_not_be_recorded_yet_is_not_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK", 0.01)
+
+    def answer(delivery: Delivery, outcome: Outcome) -> None:
+        if len(world.answered) < 3:
+            raise Unavailable
+        world.registry.postpone(replace(delivery, due_at=world.registry.now() + 1000, attempt=1))
+
+    world.answer = answer
+    world.outbox.start()
+    delivery = world.put()
+    eventually(lambda: len(world.answered) == 3)
+    found = eventually(lambda: world.registry.due(delivery.upload_id))
+    eventually(lambda: not world.registry.due(delivery.upload_id).holder)  # type: ignore[union-attr]
+    assert len(world.app.notices) == 1
+    assert found.error == ""
+
+
 def test_a_row_that_is_delivered_at_once(world: World) -> None:
     """No look into the registry finds it; but there it is, for whoever goes on when this process dies."""
     world.outbox.start()
