@@ -19,7 +19,11 @@ from .settings import Settings, gather
 #: Options that are settings, too: name, metavar, and what they mean.
 _SETTINGS = (
     ("storage", "DIR", "folder that the files are kept in (required)"),
-    ("registry", "URL", "registry of the uploads; default: a SQLite file in the storage folder"),
+    (
+        "registry",
+        "URL",
+        "registry of the uploads (sqlite://, redis://, …); default: a SQLite file in the storage folder",
+    ),
     ("prefix", "PATH", "where the front end and the back-end API are; default: /incoming"),
     ("public_url", "URL", "scheme and host by which browsers know this server"),
     ("backend_key", "KEY", "key that back ends must show; better given in INCOMING_BACKEND_KEY"),

@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from .. import offload
 from ..errors import IncomingError
@@ -64,19 +64,25 @@ class Push:
                 self._subscribers.pop(key, None)
 
     def _run(self, first: Next, connection: ExitStack) -> None:
-        try:
-            with connection:
-                self._hear(first)
-        except IncomingError:
-            log.info("changes by other processes are not heard of; connecting again")
+        with self._outlived(), connection:
+            self._hear(first)
         while not self._closed:
-            try:
-                with self._listen() as following:
-                    self._notify_all()
-                    self._hear(following)
-            except IncomingError:
-                self._notify_all()  # they look for themselves meanwhile
-                time.sleep(_PAUSE)
+            with self._outlived(), self._listen() as following:
+                self._notify_all()
+                self._hear(following)
+
+    @contextmanager
+    def _outlived(self) -> Iterator[None]:
+        """Whatever happens to a connection, there will be another one."""
+        try:
+            yield
+        except Exception as error:
+            if self._closed:
+                return
+            if not isinstance(error, IncomingError):
+                log.exception("changes by other processes could not be heard of; connecting again")
+            self._notify_all()  # they look for themselves meanwhile
+            time.sleep(_PAUSE)
 
     def _hear(self, following: Next) -> None:
         while not self._closed:

@@ -45,7 +45,9 @@ _PATIENCE = 5.0  # seconds in which a machine that is up is heard of
 _PAUSES = (0.0, 0.1)  # seconds before a call whose answer was lost is sent again
 _SYNC_TIMEOUT = 2.5  # seconds; less than for an answer
 _CONNECTIONS = 32  # calls of one process that may be on their way at the same time
+_CALM = 5.0  # seconds without trouble after which it is over
 _BATCH = 200  # uploads that one script reads: it holds up all others
+_REMEMBERED = 1000  # uploads that are not decoded again while they have not changed
 
 _SCRIPTS = Path(__file__).with_name("lua")
 
@@ -87,7 +89,8 @@ class RedisRegistry(Registry):
         self._duties: dict[str, str] = {}
         self._unheard: dict[tuple[str, ...], list[str]] = defaultdict(list)
         self._group = Group(self._sync)
-        self._trouble = ""
+        self._troubles: set[str] = set()
+        self._troubled_at = 0.0
         self._warned = False
         self._closed = threading.Event()
         self._beating = threading.Lock()
@@ -120,16 +123,20 @@ class RedisRegistry(Registry):
         """Wait until the server has synced its log. It waits for the writes of one connection, so there is one."""
         import redis
 
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.incr(f"{self._prefix}:syncs")
-            pipeline.execute_command("WAITAOF", 1, 0, int(_SYNC_TIMEOUT * 1000))
-            written, waited = self._try(pipeline.execute, raise_on_error=False)
+        written, waited = self._try(self._write_and_wait)
         if isinstance(written, redis.RedisError):
             raise translated(written) from written
         if isinstance(waited, redis.RedisError):
             self._refuse_or_warn(waited)
         elif not waited[0]:
             raise Unavailable("The server's records have trouble; what has arrived is kept.", retry_after=5)
+
+    def _write_and_wait(self) -> list[Any]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.incr(f"{self._prefix}:syncs")
+            pipeline.execute_command("WAITAOF", 1, 0, int(_SYNC_TIMEOUT * 1000))
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+            return answers
 
     def _refuse_or_warn(self, error: Exception) -> None:
         """Servers older than 7.2 can't be waited for, nor those without a log: they are as good as they are set up."""
@@ -197,7 +204,7 @@ class RedisRegistry(Registry):
 
     def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
         added = Extents().add(start, end).to_json()
-        return self._only(self._run("add_extent", upload_id, session, added, int(synced)))
+        return self._only(self._run("add_extent", upload_id, session, added, int(synced), self._boot))
 
     def add_synced(self, upload: Upload) -> None:
         self._run("add_synced", upload.id, upload.taken_back, upload.extents.to_json())
@@ -251,12 +258,9 @@ class RedisRegistry(Registry):
         return upload
 
     def _uploads(self, answer: list[Any]) -> Iterator[Upload]:
-        """What a script answers: the era, then for each upload its fields and values by turns."""
-        self._era, *rows = answer
-        for row in rows:
-            if row:
-                upload = Upload(**_read(dict(zip(row[::2], row[1::2], strict=True)), _UPLOAD_KINDS))
-                yield upload.under(self._era)
+        """What a script answers: the era, then uploads."""
+        self._era, *texts = answer
+        return (_upload(text, self._era) for text in texts)
 
     # -- outbox -------------------------------------------------------------------------------------------------
 
@@ -404,22 +408,28 @@ class RedisRegistry(Registry):
                     answer = call(*arguments, **options)
             except (redis.RedisError, OSError) as error:
                 self._note_trouble(error)
-                if pause is None or not isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+                is_lost = isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError)
+                if pause is None or not is_lost:
                     raise translated(error) from error
                 time.sleep(pause)
             else:
-                self._note_trouble(None)
+                self._note_answer()
                 return answer
         raise AssertionError
 
-    def _note_trouble(self, error: Exception | None) -> None:
-        """One line where it begins, and one where it ends."""
-        trouble = "" if error is None else f"{type(error).__name__}: {error}"
-        if trouble and not self._trouble:
+    def _note_trouble(self, error: Exception) -> None:
+        """One line for each trouble, and not for each call that meets it."""
+        trouble = f"{type(error).__name__}: {error}"
+        self._troubled_at = time.monotonic()
+        if trouble not in self._troubles:
+            self._troubles.add(trouble)
             log.warning("the Redis server can't be used: %s", trouble)
-        elif self._trouble and not trouble:
-            log.info("the Redis server answers again")
-        self._trouble = trouble
+
+    def _note_answer(self) -> None:
+        """It may answer some calls and refuse others, for want of memory, say."""
+        if self._troubles and time.monotonic() - self._troubled_at > _CALM:
+            self._troubles.clear()
+            log.info("the Redis server can be used again")
 
 
 @functools.cache
@@ -442,7 +452,14 @@ def _written(record: Upload | Delivery, kinds: Mapping[str, str]) -> dict[str, s
 
 
 def _read(texts: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, Any]:
-    return {name: _CODECS[kind][1](texts[name]) for name, kind in kinds.items()}
+    """What an older version has written may lack a field, which then has its default."""
+    return {name: _CODECS[kind][1](texts[name]) for name, kind in kinds.items() if name in texts}
+
+
+@functools.lru_cache(_REMEMBERED)
+def _upload(text: str, era: str) -> Upload:
+    """Most are read several times before they change."""
+    return Upload(**_read(json.loads(text), _UPLOAD_KINDS)).under(era)
 
 
 def _delivery(text: str | None) -> Delivery | None:

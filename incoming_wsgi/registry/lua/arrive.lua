@@ -2,8 +2,9 @@
 -- earlier answer; empty at first), seconds of patience.
 -- Answers: the schema, the time, and the era as soon as it is known.
 --
--- An era ends when a machine may have gone down with bytes that were not synced. A boot that is not known can be a
--- further machine, or one that is back: it is a further one only if all that are known are heard of after it has come.
+-- An era ends when a machine may have gone down with bytes that were not synced. Known are the boots of those that have
+-- recorded such bytes. Another boot can be a further machine, or one that is back: it is a further one only if all that
+-- are known are heard of after it has come.
 local schema, boot, new_era, came, patience = unpack(ARGV)
 redis.call('SETNX', key('schema'), schema)
 local theirs = redis.call('GET', key('schema'))
@@ -12,17 +13,15 @@ if tonumber(theirs) > tonumber(schema) then
   return {theirs, time, false}
 end
 redis.call('SETNX', key('era'), new_era)
-local boots = key('boots')
-if redis.call('EXISTS', boots) == 1 and not redis.call('ZSCORE', boots, boot) then
+if not redis.call('ZSCORE', key('boots'), boot) then
   came = came ~= '' and came or time
-  local silent = redis.call('ZRANGEBYSCORE', boots, '-inf', came)
+  local silent = redis.call('ZRANGEBYSCORE', key('boots'), '-inf', came)
   if #silent > 0 then
     if time - came < tonumber(patience) then
       return {theirs, came, false}
     end
     redis.call('SET', key('era'), new_era)
-    redis.call('ZREM', boots, unpack(silent))
+    redis.call('ZREM', key('boots'), unpack(silent))
   end
 end
-redis.call('ZADD', boots, time, boot)
 return {theirs, time, era()}

@@ -5,7 +5,7 @@ local holder, boot, lease, at_least, new_era = unpack(ARGV)
 local time = now(at_least)
 redis.call('ZREMRANGEBYSCORE', key('holders'), '-inf', time)
 redis.call('ZADD', key('holders'), time + lease, holder)
-redis.call('ZADD', key('boots'), time, boot)
+redis.call('ZADD', key('boots'), 'XX', time, boot)
 redis.call('SETNX', key('era'), new_era)
 for place = 6, #ARGV, 2 do
   local duty = key('duty', ARGV[place])

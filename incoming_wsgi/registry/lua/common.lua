@@ -119,12 +119,21 @@ local function list(upload, state_before)
   redis.call(is_all_here(upload) and 'SADD' or 'SREM', key('all_here'), upload.id)
 end
 
+-- The era, and each upload as JSON.
 local function reply(uploads)
   local rows = {era()}
-  for _, id in ipairs(uploads) do
-    rows[#rows + 1] = redis.call('HGETALL', key('upload', id))
+  for _, upload in ipairs(uploads) do
+    rows[#rows + 1] = cjson.encode(upload)
   end
   return rows
+end
+
+local function uploads_of(ids)
+  local uploads = {}
+  for _, id in ipairs(ids) do
+    uploads[#uploads + 1] = upload_of(id) or nil
+  end
+  return uploads
 end
 
 -- The outbox

@@ -6,4 +6,4 @@ list(upload)
 if upload.part_of ~= '' then
   redis.call('SADD', key('parts', upload.part_of), upload.id)
 end
-return reply({upload.id})
+return reply({upload})

@@ -1,2 +1,2 @@
 -- Uploads as they are. ARGV: their ids.
-return reply(ARGV)
+return reply(uploads_of(ARGV))

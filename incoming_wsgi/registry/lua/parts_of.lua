@@ -1,2 +1,2 @@
 -- The parts of an upload, in any order. ARGV: its id.
-return reply(redis.call('SMEMBERS', key('parts', ARGV[1])))
+return reply(uploads_of(redis.call('SMEMBERS', key('parts', ARGV[1]))))

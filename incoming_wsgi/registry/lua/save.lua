@@ -9,7 +9,7 @@ if not upload then
   return false
 end
 if upload.request == call.request then
-  return reply({call.id})
+  return reply({upload})
 end
 for field, value in pairs(call.before) do
   if upload[field] ~= value then
@@ -45,4 +45,4 @@ end
 if call.enqueue then
   put_delivery(call.enqueue)
 end
-return reply({call.id})
+return reply({upload})
