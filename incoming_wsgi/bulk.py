@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 from abc import ABC, abstractmethod
 from collections import deque
@@ -204,8 +205,9 @@ class Lent(Blocks):
             self._buffer, self._blocks = None, []
 
 
-#: Of :data:`PIECE` bytes. A new one each time would cost more than what it is for: the kernel zeroes its pages.
-buffers: Pool[memoryview] = Pool(lambda: memoryview(bytearray(PIECE)))
+#: Of :data:`PIECE` bytes. A new one each time would cost more than what it is for: the kernel zeroes its pages. What is
+#: never used of one takes no memory, as it would of a ``bytearray``, which is filled with zeros.
+buffers: Pool[memoryview] = Pool(lambda: memoryview(mmap.mmap(-1, PIECE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
 
 
 # -- pipes ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import functools
 import logging
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -56,6 +57,43 @@ def background(function: Callable[..., object], *args: Any, name: str) -> thread
     thread = threading.Thread(target=guarded, name=f"incoming-{name}", daemon=True)
     thread.start()
     return thread
+
+
+class Crew:
+    """Does jobs in the background, a few at a time. One that waits its turn costs no thread; a greenlet has 16 KiB.
+
+    :param size: jobs that are done at the same time.
+    :param name: of the jobs, for the log.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._free = size
+        self._name = name
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._guard = threading.Lock()
+
+    def do(self, function: Callable[..., object], *args: Any) -> None:
+        """``function(*args)`` soon; a crash is logged."""
+        with self._guard:
+            self._waiting.append(functools.partial(function, *args))
+            if not self._free:
+                return
+            self._free -= 1
+        background(self._work, name=self._name)
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                job()
+            except Exception:
+                log.exception("%s stopped with an error", self._name)
+
+    def _next(self) -> Callable[[], object] | None:
+        with self._guard:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._free += 1
+            return None
 
 
 @functools.cache

@@ -64,6 +64,9 @@ _MOST_PARTS = 1000
 #: Separate ranges that one upload may consist of. Honest clients have a handful of lanes.
 _MOST_EXTENTS = 1000
 
+#: Uploads that one process completes at a time.
+_COMPLETIONS = 8
+
 _SWEEP_INTERVAL = 5.0  # seconds, for each process; only one of them works at a time
 _COMEBACK = 600.0  # seconds after its start in which a process lets no upload expire: clients are coming back
 _GRACE = 5.0  # seconds that whoever brought the last byte has to complete the upload by itself
@@ -136,6 +139,7 @@ class Receiver:
         self._outbox = Outbox(registry, handlers, self._notice, self._answered)
         self._watermarks = Watermarks(self._sync_arrived)
         self._completing: set[str] = set()
+        self._completions = offload.Crew(_COMPLETIONS, "completion")
         self._stopped = threading.Event()
         self._made_at = time.monotonic()
         self._orphans_sought_at = self._made_at
@@ -626,7 +630,7 @@ class Receiver:
     def _roll_forward_in_background(self, upload: Upload) -> None:
         self._completing.add(upload.id)
         step = self._join if upload.state is State.JOINING else self._hand_over
-        offload.background(self._roll_forward, upload, step, name="completion")
+        self._completions.do(self._roll_forward, upload, step)
 
     def _roll_forward(self, upload: Upload, step: Callable[[Upload], None]) -> None:
         try:

@@ -165,6 +165,20 @@ def test_what_is_lent_is_lent_again() -> None:
     assert all(len(buffer) == PIECE for buffer in again)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells how much memory is in use")
+def test_what_is_never_used_of_a_buffer_takes_no_memory() -> None:
+    def used() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    kept = [buffers.lend() for _ in range(4)]
+    before = used()
+    lent = [buffers.lend() for _ in range(20)]
+    for buffer in lent:
+        buffer[:10] = bytes(10)
+    assert used() - before < 20 * PIECE / 4
+    assert len(kept) + len(lent) == 24
+
+
 def test_giving_back_twice() -> None:
     piece = Lent(buffers.lend(), 3)
     piece.release()

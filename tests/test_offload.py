@@ -49,6 +49,30 @@ def test_a_crash_in_the_background_is_logged(caplog: pytest.LogCaptureFixture) -
     assert "out of paper" in caplog.text
 
 
+def test_a_crew_does_a_few_jobs_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
+    crew = offload.Crew(2, "job")
+    may_end = threading.Event()
+    begun: list[int] = []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        may_end.wait(10)
+        if number == 3:
+            raise OSError("out of paper")
+
+    for number in range(6):
+        crew.do(work, number)
+    eventually(lambda: len(begun) == 2)
+    assert sum(thread.name == "incoming-job" for thread in threading.enumerate()) == 2
+    with caplog.at_level(logging.ERROR, "incoming_wsgi"):
+        may_end.set()
+        eventually(lambda: len(begun) == 6)
+        eventually(lambda: not any(thread.name == "incoming-job" for thread in threading.enumerate()))
+    assert "job stopped with an error" in caplog.text
+    crew.do(work, 6)  # the first ones have gone home
+    eventually(lambda: sorted(begun) == list(range(7)))
+
+
 def under_gevent(code: str) -> str:
     """What ``code`` prints in a process where gevent has replaced threads."""
     start = "from gevent import monkey; monkey.patch_all()\nimport gevent, threading, time\n"
