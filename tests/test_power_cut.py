@@ -328,7 +328,6 @@ def test_the_power_went_while_a_small_file_was_put_into_its_place(boot: Boot, mo
     power_off(before)
     after = boot("two")
     after.start()
-    after.receiver.sweep()
     assert after.until(ticket, State.FINISHED).sha256 == claimed.sha256
     assert after.complete(ticket).read_bytes() == DATA
 

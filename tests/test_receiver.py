@@ -219,7 +219,6 @@ def test_who_dies_with_a_small_file_half_way_leaves_it_to_the_others(
     assert engine.receiver.take_whole(ticket, DATA, name="x") is not None
     monkeypatch.setattr(other.registry, "is_alive", lambda holder: False)
     other.start()
-    other.receiver.sweep()
     assert other.until(ticket, State.FINISHED).sha256 == DIGEST
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from incoming_wsgi.errors import IncomingError, NoSpace, Unavailable
-from incoming_wsgi.storage import SyncFailed, write_back
+from incoming_wsgi.storage import SyncFailed, files, write_back
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import Upload
 
@@ -135,6 +135,26 @@ def test_what_arrived_again_takes_the_place_of_an_older_attempt(tmp_path: Path, 
     assert stored(storage, upload).read_bytes() == b"12345"
     assert Path(storage.complete(upload)).read_bytes() == b"12345"
     assert not (tmp_path / "arriving" / upload.id).exists()
+
+
+@pytest.mark.parametrize("moment", ["_trim", "rename"])
+def test_two_put_a_file_into_its_place(
+    tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Both have found that the process which was at it has died."""
+    storage, other = FileStorage(tmp_path), FileStorage(tmp_path)
+    place = stored(storage, upload)
+    os.rename(place, tmp_path / "arriving" / upload.id)
+    module = files if moment == "_trim" else os
+    call = getattr(module, moment)
+
+    def too_late(*args: object) -> object:
+        monkeypatch.setattr(module, moment, call)
+        other.complete(upload)
+        return call(*args)
+
+    monkeypatch.setattr(module, moment, too_late)
+    assert Path(storage.complete(upload)).read_bytes() == b"12345"
 
 
 def test_short_writes_go_on(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
