@@ -275,10 +275,13 @@ def _copy_some(source: int, target: int, start: int, position: int, count: int) 
 
 
 def _put_into_place(source: str, target: str, length: int | None) -> None:
-    # Where there are both, the target is of an attempt that a power cut has undone in the records.
-    if _exists(source) or not _exists(target):
+    try:
+        # Also where there is a target: it is of an attempt that a power cut has undone in the records.
         _trim(source, length)
         os.rename(source, target)
+    except FileNotFoundError:
+        if not _exists(target):
+            raise
     sync_folders(*map(os.path.dirname, (source, target)))
 
 
