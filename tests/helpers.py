@@ -112,6 +112,7 @@ class Engine:
     """A receiver on a folder, with an app that is played. A second one on the same folder is another process.
 
     :param handler: takes the files in place of the played app.
+    :param registry: one that stands in for the SQLite file in the folder.
     """
 
     def __init__(
@@ -125,11 +126,12 @@ class Engine:
         fsync: bool = False,
         digest: bool = True,
         boot_id: str = "",
+        registry: Any = None,
     ) -> None:
         self.folder = folder
         self.app = PlayedApp()
         self.storage = FileStorage(folder)
-        self.registry = SQLiteRegistry(folder / "registry.sqlite3", boot_id)
+        self.registry: SQLiteRegistry = registry or SQLiteRegistry(folder / "registry.sqlite3", boot_id)
         app = App("app", self.storage, {"callable": handler or self.app}, max_length)
         patience = Patience(idle=idle, wait=wait)
         self.receiver = Receiver(self.registry, {"app": app}, patience, fsync=fsync, digest=digest)

@@ -10,6 +10,7 @@ from .laboratory import Campaign
 #: Modules of this folder, each with a ``CAMPAIGN``; in the order in which they run.
 _MODULES: tuple[str, ...] = (
     "engine_kill",
+    "redis_kill",
     "recovery_kill",
     "power_cut",
     "failing_calls",

@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ Moment = Literal["before", "half way through", "after"]
 
 #: The calls of a process that change something, or let others see it, and in which of them it is likely to be
 #: found: roughly how often each is made while a few files arrive.
-_CALLS = {
+CALLS = {
     "pwritev": 30,
     "splice": 30,
     "rename": 5,
@@ -43,6 +44,9 @@ _CALLS = {
     "SELECT": 250,
     "PRAGMA": 12,
 }
+
+#: The same where the registry is in Redis: what it is asked, and what it answers.
+REDIS_CALLS = {"request": 300, "answer": 300, "pwritev": 30, "rename": 5}
 
 #: All of them together.
 _ANY = "call"
@@ -67,9 +71,9 @@ class CrashPoint:
         _Trap(self, end or die).set()
 
 
-def any_crash_point(chance: random.Random) -> CrashPoint:
+def any_crash_point(chance: random.Random, calls: Mapping[str, int] = CALLS) -> CrashPoint:
     """One that a process which receives a few files is likely to come by."""
-    call, most = chance.choice([*_CALLS.items(), *[(_ANY, 500)] * 3])
+    call, most = chance.choice([*calls.items(), *[(_ANY, 500)] * 3])
     nth = int(most ** chance.random())  # the first ones are interesting, the last ones are not always reached
     moments: list[Moment] = ["before", "after", "half way through"]
     return CrashPoint(call, nth, chance.choice(moments if call in _HALVES else moments[:2]))
@@ -88,7 +92,19 @@ class _Trap:
         os.splice = self._trapped("splice", os.splice, _splice_half)
         shutil.copy2 = self._trapped("copy", shutil.copy2, _copy_half)
         fcntl.flock = self._trapped("flock", fcntl.flock)
+        if "redis" in sys.modules:
+            self._set_in_redis()
         sqlite3.connect = functools.partial(sqlite3.connect, factory=self._connection())  # type: ignore[assignment]
+
+    def _set_in_redis(self) -> None:
+        from redis.connection import AbstractConnection
+
+        AbstractConnection.send_packed_command = self._trapped(
+            "request", AbstractConnection.send_packed_command, _send_half
+        )
+        for kind in (AbstractConnection, *AbstractConnection.__subclasses__()):
+            if "read_response" in vars(kind):
+                kind.read_response = self._trapped("answer", kind.read_response)
 
     def _connection(self) -> type[sqlite3.Connection]:
         trap = self
@@ -135,10 +151,20 @@ def _splice_half(splice: Callable[..., Any], source: int, target: int, count: in
     splice(source, target, count // 2, offset_dst=offset_dst)
 
 
+def _send_half(send: Callable[..., Any], connection: Any, command: list[bytes], *_: Any, **__: Any) -> None:
+    data = b"".join(command)
+    connection._sock.sendall(data[: len(data) // 2])
+
+
 def _copy_half(copy: Callable[..., Any], source: str, target: str) -> None:
     data = Path(source).read_bytes()
     Path(target).write_bytes(data[: len(data) // 2])
 
 
 #: The calls that can be found half way through.
-_HALVES: Mapping[str, Callable[..., None]] = {"pwritev": _write_half, "splice": _splice_half, "copy": _copy_half}
+_HALVES: Mapping[str, Callable[..., None]] = {
+    "pwritev": _write_half,
+    "splice": _splice_half,
+    "copy": _copy_half,
+    "request": _send_half,
+}

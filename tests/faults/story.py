@@ -32,6 +32,8 @@ from incoming_wsgi.errors import (
 )
 from incoming_wsgi.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.receiver import Session
+from incoming_wsgi.registry import redis
+from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.upload import State, Upload
 from tests.helpers import CLOCKED, Clock, Engine, write_by_turns
 from tests.support.waiting import eventually
@@ -80,6 +82,7 @@ class File:
 class Story:
     """:ivar ages: whether so much time passes in the first life that any upload may expire.
     :ivar fsync: whether bytes are acknowledged only when they are synced.
+    :ivar redis: URL of the registry, where it is no SQLite file.
     """
 
     folder: Path
@@ -88,6 +91,7 @@ class Story:
     ages: bool = False
     threads: bool = False
     fsync: bool = False
+    redis: str = ""
 
     @property
     def engine_folder(self) -> Path:
@@ -146,13 +150,36 @@ class Place:
         self.clock = clock
         self.threads = threads
         app = CallableHandler(self._on_finish, self._on_cancel, self._record_move)
-        self.engine = Engine(story.engine_folder, idle=IDLE, wait=WAIT, handler=app, fsync=story.fsync)
+        self._redis = RedisRegistry(story.redis) if story.redis else None
+        self.engine = Engine(
+            story.engine_folder, idle=IDLE, wait=WAIT, handler=app, fsync=story.fsync, registry=self._redis
+        )
         if threads:
             self.engine.start()
 
     def age(self, seconds: float) -> None:
         self.witness.tell("clock", now=self.clock.now + seconds)
         self.clock.advance(seconds)
+        if self._redis is not None:
+            self._redis._client.hincrbyfloat(f"{self._redis._prefix}:clock", "now", seconds)
+            self._redis._beat()
+
+    def outlive_leases(self) -> None:
+        """Those of the dead, which the kernel gives back at once where they are its locks."""
+        if self._redis is not None:
+            self.age(redis._LEASE)
+            for key in self._redis._client.keys(f"{self._redis._prefix}:duty:*"):
+                self._redis._client.delete(key)
+
+    def count_rows(self) -> dict[str, int]:
+        """What the registry still knows of any upload."""
+        if self._redis is None:
+            tables = ("uploads", "outbox", "digests")
+            reader = self.engine.registry._reader
+            return {table: reader.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables}  # noqa: S608
+        beside = ("clock", "era", "schema", "holders", "boots", "syncs")
+        keys = [key.removeprefix(f"{self._redis._prefix}:") for key in self._redis._client.scan_iter()]
+        return {key: 1 for key in keys if key not in beside}
 
     def deliver(self) -> None:
         """Whatever is due."""
@@ -204,6 +231,8 @@ class Place:
 
 def at_once(function: Callable[..., object], *args: Any, name: str) -> threading.Thread:
     """In place of :func:`offload.background`: the same seed gives the same order of everything."""
+    if name == "signs of life":
+        return threading.current_thread()  # no life is as long as a lease
     with suppress(SystemExit):
         try:
             function(*args)
