@@ -43,6 +43,7 @@ _BEAT_INTERVAL = 1.0  # seconds between two signs of life
 _PATIENCE = 5.0  # seconds in which a machine that is up is heard of
 
 _PAUSES = (0.0, 0.1)  # seconds before a call whose answer was lost is sent again
+_LONG_SYNC = 0.5  # seconds
 _SYNC_TIMEOUT = 2.5  # seconds; less than for an answer
 _CONNECTIONS = 32  # calls of one process that may be on their way at the same time
 _CALM = 5.0  # seconds without trouble after which it is over
@@ -123,6 +124,7 @@ class RedisRegistry(Registry):
         """Wait until the server has synced its log. It waits for the writes of one connection, so there is one."""
         import redis
 
+        began = time.monotonic()
         written, waited = self._try(self._write_and_wait)
         if isinstance(written, redis.RedisError):
             raise translated(written) from written
@@ -130,6 +132,8 @@ class RedisRegistry(Registry):
             self._refuse_or_warn(waited)
         elif not waited[0]:
             raise Unavailable("The server's records have trouble; what has arrived is kept.", retry_after=5)
+        elif time.monotonic() - began > _LONG_SYNC:
+            self._warn_once("the Redis server syncs its log once a second: set appendfsync always, or all wait for it")
 
     def _write_and_wait(self) -> list[Any]:
         with self._client.pipeline(transaction=False) as pipeline:
@@ -143,11 +147,14 @@ class RedisRegistry(Registry):
         if not re.match("unknown command|WAITAOF cannot", str(error)):
             raise translated(error) from error
         if not self._warned and self._policy() != ("yes", "always"):
-            self._warned = True
-            log.warning(
-                "what the Redis server has recorded may be lost in a power cut: set appendonly yes, and appendfsync "
-                "always or use Redis 7.2"
+            self._warn_once(
+                "a power cut may take what the Redis server has recorded: set appendonly yes and appendfsync always"
             )
+
+    def _warn_once(self, advice: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("%s", advice)
 
     def _policy(self) -> tuple[str, str]:
         import redis

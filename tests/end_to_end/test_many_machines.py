@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 
+from incoming_wsgi.__main__ import run_operator
 from tests.support.chunk_client import ChunkClient
 from tests.support.processes import AppServer
 from tests.support.redis_server import RedisServer, Watched
@@ -143,6 +144,23 @@ def test_cancelling_on_the_other(both: Machines, chunk_client: MakeClient) -> No
     eventually(lambda: both.calls(ticket))
     assert [call["kind"] for call in both.calls(ticket)] == ["cancelled"]
     assert not (both.servers[0].folder.parent / "files" / "arriving" / ticket).exists()
+
+
+def test_an_operator_on_a_third_machine(
+    both: Machines, redis_server: RedisServer, chunk_client: MakeClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticket = both.servers[0].ticket()
+    client = chunk_client(both.servers[0].url, ticket, DATA)
+    client.open()
+    assert client.put(0, PIECE).status_code == 200
+    prefix = both.servers[0].folder.parent.name.removesuffix("0")
+    options = ["--storage", str(both.servers[0].folder.parent / "files")]
+    options += ["--registry", f"{redis_server.url}?prefix={prefix}"]
+    assert run_operator(["list", *options]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(ticket)]
+    assert line.split()[1:4] == ["receiving", str(PIECE), str(len(DATA))]
+    assert run_operator(["cancel", ticket, *options]) == 0
+    assert client.put(PIECE, 2 * PIECE).status_code == 410
 
 
 def test_a_newer_opening_on_the_other_shuts_the_older_out(
