@@ -34,7 +34,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: File systems that can't copy by themselves say one of these.
 _CAN_NOT_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
-_COPY_BYTES = 1024 * 1024  # in one go, where we have to copy
+_COPY_STEP = 256 * 1024 * 1024  # bytes that the system copies in one go: others want native threads, too
+_COPY_BYTES = 1024 * 1024  # that we copy in one go, where it can't
 
 
 class FileStorage(Storage):
@@ -117,7 +118,7 @@ class FileStorage(Storage):
         self.create(upload)
         try:
             with _translating(), _opened(_place(self._arriving, upload)) as target:
-                offload.run(self._copy_all, parts, target)
+                self._copy_all(parts, target)
                 with _failing():
                     sync_data(target, self._arriving)
         except FileNotFoundError as error:
@@ -258,7 +259,8 @@ def _copy(path: str, target: int, position: int, length: int) -> None:
     with _opened(path) as source:
         copied = 0
         while copied < length:
-            count = _copy_some(source, target, copied, position + copied, length - copied)
+            step = min(length - copied, _COPY_STEP)
+            count = offload.run(_copy_some, source, target, copied, position + copied, step)
             if not count:
                 raise Damaged(f"Of {length} bytes of a part, {copied} are stored.")
             copied += count
