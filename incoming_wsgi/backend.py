@@ -103,6 +103,8 @@ class Backend:
             secret=_secret(values),
             remove_file_when_finished=_boolean(values, "removeFileWhenFinished", True),
             max_length=_length(values, "maxLength"),
+            length=_length(values, "length"),
+            owner=_value(values, "owner", ""),
         )
         return text_response(upload.id)
 
@@ -252,6 +254,8 @@ def _as_json(upload: Upload) -> dict[str, Any]:
         "received": upload.received,
         "filename": upload.location,
         "filenameFromBrowser": upload.filename_from_browser,
+        "owner": upload.owner,
+        "clientMetadata": dict(upload.client_metadata),
         "sha256": upload.sha256,
         "reason": upload.reason,
         "created_at": upload.created_at,

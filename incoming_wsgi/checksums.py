@@ -49,9 +49,24 @@ ALGORITHMS: Mapping[str, Callable[[], Hash]] = {
 }
 
 
+class Check(Protocol):
+    """Bytes that are being checked, one after the other."""
+
+    def update(self, data: Buffer, /) -> None: ...
+
+    def fits(self) -> bool:
+        """Whether they were the right ones; asked once, after the last."""
+
+
+class Expectation(Protocol):
+    """What some bytes must have."""
+
+    def begin(self) -> Check: ...
+
+
 @dataclass(frozen=True)
 class Checksum:
-    """What some bytes must have.
+    """A checksum that is known before the bytes.
 
     :ivar algorithm: one of :data:`ALGORITHMS`.
     """
@@ -59,8 +74,44 @@ class Checksum:
     algorithm: str
     value: bytes
 
-    def begin(self) -> Hash:
-        return ALGORITHMS[self.algorithm]()
+    def begin(self) -> Check:
+        return _Comparison(ALGORITHMS[self.algorithm](), self.value)
 
-    def fits(self, computed: Hash) -> bool:
-        return compare_digest(computed.digest(), self.value)
+
+@dataclass
+class _Comparison:
+    hash: Hash
+    value: bytes
+
+    def update(self, data: Buffer, /) -> None:
+        self.hash.update(data)
+
+    def fits(self) -> bool:
+        return compare_digest(self.hash.digest(), self.value)
+
+
+@dataclass(frozen=True)
+class Trailed:
+    """A checksum that follows the bytes; of which algorithm shows only then.
+
+    :ivar told: gives it, after the last byte; what it raises, :meth:`Check.fits` does.
+    """
+
+    told: Callable[[], Checksum]
+
+    def begin(self) -> Check:
+        return _AllAtOnce(self.told)
+
+
+class _AllAtOnce:
+    def __init__(self, told: Callable[[], Checksum]) -> None:
+        self._told = told
+        self._hashes = {name: make() for name, make in ALGORITHMS.items()}
+
+    def update(self, data: Buffer, /) -> None:
+        for one in self._hashes.values():
+            one.update(data)
+
+    def fits(self) -> bool:
+        expected = self._told()
+        return compare_digest(self._hashes[expected.algorithm].digest(), expected.value)

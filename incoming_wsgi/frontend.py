@@ -25,14 +25,15 @@ from .errors import (
     MethodNotAllowed,
     NotFound,
     NotImplementedHere,
+    Replaced,
     Unavailable,
     UnknownUpload,
     UpgradeRequired,
 )
 from .frames import Event
 from .headers import content_length, refuse_malformed
-from .intake import Dialect, Door
-from .protocols import chunks
+from .intake import Dialect, Door, ticket_of
+from .protocols import chunks, tus
 from .protocols.websocket import (
     GOING_AWAY,
     LONGEST_TEXT,
@@ -44,6 +45,7 @@ from .protocols.websocket import (
     Window,
 )
 from .receiver import Receiver
+from .responses import json_response
 from .upload import Upload, is_ticket, shortened
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("incoming_wsgi")
 
 #: By the name that uploads remember them by; our own is spoken where none of the others is.
-_DIALECTS: Mapping[str, Dialect] = {"incoming": chunks}
+_DIALECTS: Mapping[str, Dialect] = {"tus": tus, "incoming": chunks}
 
 
 def _together(lists: Iterable[Sequence[str]]) -> str:
@@ -114,19 +116,26 @@ class Frontend:
         self._seats = servers.Seats()
         self._channels: set[Channel] = set()
         self._bodies: dict[RequestBody, str] = {}  # those that are being read, and the uploads that they are for
+        self._interrupted: set[RequestBody] = set()  # of these, those that a newer request has ended
         self._guard = threading.Lock()
         self.is_closed = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse, path: str) -> Iterable[bytes]:
         """The answer to a request for ``path`` below the front end's address.
 
-        :raises IncomingError: where no front end is concerned.
+        :raises IncomingError: a WebSocket can't be had.
         """
-        refuse_malformed(environ)
         if path == "upload_ws":
+            refuse_malformed(environ)
             return self._websocket(environ)
-        request = Request(environ)
-        response = self._respond(request, path)
+        request = Request({**environ, "REQUEST_METHOD": tus.method_of(Request(environ))})
+        try:
+            refuse_malformed(environ)
+            response = self._respond(request, path)
+        except IncomingError as error:
+            response = self._refusal(error, request)
+        if tus.is_spoken(request):
+            tus.mark(response)
         self._add_cors(request, response)
         return response(environ, start_response)
 
@@ -151,6 +160,10 @@ class Frontend:
         if request.method == "OPTIONS":
             return self._discovery(request)
         return self._upload(request, upload_id, action)
+
+    def _refusal(self, error: IncomingError, request: Request) -> Response:
+        """Where no upload is concerned."""
+        return (_spoken(request) or chunks).refusal(error, request, None, self._door(request, None))
 
     def _discovery(self, request: Request) -> Response:
         response = Response(status=204, headerlist=[("Allow", _METHODS)])
@@ -180,7 +193,7 @@ class Frontend:
             respond = chunks.pause if action else dialect.respond
             response = respond(request, upload_id, self._receiver(), door)
             if body is not None and body.was_cut:
-                self._refuse_while_closing()  # what has come is safe, but it was not all: that must not look so
+                self._refuse_what_was_ended(body)  # what has come is safe, but it was not all: that must not look so
         except IncomingError as error:
             log.info("refused %s %r: %d %s", request.method, shortened(upload_id), error.status, error.name)
             return dialect.refusal(error, request, self._known(upload_id), door)
@@ -190,9 +203,11 @@ class Frontend:
 
     def _dialect_of(self, request: Request, upload_id: str) -> Dialect:
         """By what the request has, or else the dialect that its upload was created in."""
-        for dialect in _DIALECTS.values():
-            if dialect.is_spoken(request):
-                return dialect
+        if request.method == "GET":
+            return chunks  # the status of an upload is the same whoever asks
+        spoken = _spoken(request)
+        if spoken is not None:
+            return spoken
         upload = self._known(upload_id)
         return _DIALECTS.get(upload.created_with if upload is not None else "", chunks)
 
@@ -212,8 +227,9 @@ class Frontend:
             body=body,
             poll=poll,
             location=lambda upload_id: self._location(request, upload_id),
-            admit=lambda ticket, metadata: self._admit(request, ticket, metadata),
+            admit=lambda ticket, metadata: self._admit(request, body, ticket, metadata),
             interrupt=lambda upload_id: self._interrupt(upload_id, body),
+            trailers=servers.trailers(environ),
         )
 
     def _location(self, request: Request, upload_id: str) -> str:
@@ -222,13 +238,19 @@ class Frontend:
         above = request.path.partition("/frontend/")[0]
         return f"{origin}{above}/frontend/uploads/{upload_id}"
 
-    def _admit(self, request: Request, ticket: str, metadata: Mapping[str, str]) -> Upload:
-        """The upload that a creating request is for.
+    def _admit(self, request: Request, body: RequestBody | None, ticket: str, metadata: Mapping[str, str]) -> Upload:
+        """The upload that a creating request is for; its body counts as that upload's from now on.
 
         :raises UnknownUpload: there is none with this ticket.
         :raises Forbidden: it has no ticket, and may do nothing without one.
         """
-        ticket = ticket or request.GET.get("ticket") or request.headers.get("Incoming-Ticket", "")
+        upload = self._admitted(request, ticket or ticket_of(request), metadata)
+        with self._guard:
+            if body is not None and body in self._bodies:
+                self._bodies[body] = upload.id
+        return upload
+
+    def _admitted(self, request: Request, ticket: str, metadata: Mapping[str, str]) -> Upload:
         if ticket:
             if not is_ticket(ticket):
                 raise UnknownUpload
@@ -240,7 +262,9 @@ class Frontend:
     def _interrupt(self, upload_id: str, own: RequestBody | None) -> None:
         """End the bodies of an upload but for the request's own, and wait until they are recorded."""
         deadline = time.monotonic() + _LONGEST_INTERRUPTION
-        others = [body for body in self._bodies_of(upload_id) if body is not own]
+        with self._guard:
+            others = {body for body, of in self._bodies.items() if of == upload_id and body is not own}
+            self._interrupted |= others
         for body in others:
             body.end()
         while not self._bodies_of(upload_id).isdisjoint(others) and time.monotonic() < deadline:
@@ -269,7 +293,7 @@ class Frontend:
     @contextmanager
     def _reading(self, body: RequestBody | None, upload_id: str) -> Iterator[None]:
         """While it lasts, :meth:`close` ends the body."""
-        if body is None:
+        if body is None or body.length == 0:
             yield
             return
         with self._guard:
@@ -281,7 +305,13 @@ class Frontend:
         finally:
             with self._guard:
                 self._bodies.pop(body, None)
+                self._interrupted.discard(body)
             body.close()
+
+    def _refuse_what_was_ended(self, body: RequestBody) -> None:
+        self._refuse_while_closing()
+        if body in self._interrupted:
+            raise Replaced
 
     def _refuse_while_closing(self) -> None:
         if self.is_closed:
@@ -452,6 +482,18 @@ class Dialogue:
         if texts:
             self._channel.send(*texts)
         return close
+
+
+def refusal(error: IncomingError, environ: WSGIEnvironment) -> Response:
+    """The answer where an error stands in the way of any other."""
+    response = json_response({"error": error.as_json()}, error)
+    if tus.is_spoken(Request(environ)):
+        tus.mark(response)
+    return response
+
+
+def _spoken(request: Request) -> Dialect | None:
+    return next((dialect for dialect in _DIALECTS.values() if dialect.is_spoken(request)), None)
 
 
 def _origin_of(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -89,7 +90,9 @@ class FinishedUpload:
     :ivar sha256: of the file, in hexadecimal; empty where digests are switched off.
     :ivar event_id: the same in every attempt to hand this file over.
     :ivar attempt: 1 for the first.
-    :ivar metadata: what came with the ticket, and from clients that send some.
+    :ivar metadata: what came with the ticket, from the app.
+    :ivar client_metadata: what the client says of the file, where its protocol has it: data from a stranger.
+    :ivar owner: of the ticket, or of the permission.
     :ivar secret: the ``backend_secret`` of the ticket.
     """
 
@@ -106,6 +109,8 @@ class FinishedUpload:
         self.event_id = notice.delivery.event_id
         self.attempt = notice.delivery.attempt + 1
         self.metadata: Mapping[str, str] = dict(upload.metadata)
+        self.client_metadata: Mapping[str, str] = dict(upload.client_metadata)
+        self.owner = upload.owner
         self.secret = upload.secret
 
     def open(self) -> BinaryIO:
@@ -311,7 +316,7 @@ def _short_body(response: Response, deadline: float) -> bytes:
 
 
 def form(notice: Notice) -> dict[str, str]:
-    """The fields of a hand-over call, by their names in Incoming!! 0.1."""
+    """The fields of a hand-over call, by their names in Incoming!! 0.1, and those that are new since."""
     upload = notice.upload
     return {
         "id": upload.id,
@@ -325,6 +330,8 @@ def form(notice: Notice) -> dict[str, str]:
         "sha256": upload.sha256,
         "eventId": notice.delivery.event_id,
         "attempt": str(notice.delivery.attempt + 1),
+        "owner": upload.owner,
+        "clientMetadata": json.dumps(dict(upload.client_metadata)),
     }
 
 

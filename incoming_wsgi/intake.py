@@ -9,8 +9,8 @@ from typing import Protocol
 from webob import Request, Response
 
 from .bulk import Bulk
-from .checksums import Checksum
-from .errors import DigestMismatch, IncomingError, Replaced
+from .checksums import Expectation
+from .errors import BadRequest, DigestMismatch, IncomingError, Replaced
 from .receiver import Receiver, Session
 from .upload import Upload
 
@@ -53,6 +53,8 @@ class Door:
     :ivar admit: which upload a request that creates one is for, by its ticket (the first argument, or where the request
         has it) or by the app's decision (it is given the second, the client's metadata). Raises what stands against it.
     :ivar interrupt: end other requests of this process that bring bytes for an upload, and let them record these.
+    :ivar trailers: the fields that have followed the body, by their names in small letters, once it has been read;
+        ``None`` where the server loses them.
     """
 
     chunk_size: int
@@ -64,6 +66,7 @@ class Door:
     location: Callable[[str], str]
     admit: Callable[[str, Mapping[str, str]], Upload]
     interrupt: Callable[[str], None]
+    trailers: Callable[[], Mapping[str, str]] | None = None
 
 
 class Dialect(Protocol):
@@ -100,8 +103,19 @@ class Dialect(Protocol):
         """
 
 
+def ticket_of(request: Request) -> str:
+    """The ticket that a creating request has beside its address; empty where it has none.
+
+    :raises BadRequest: the query is malformed.
+    """
+    try:
+        return request.GET.get("ticket") or request.headers.get("Incoming-Ticket", "")
+    except UnicodeDecodeError:
+        raise BadRequest("The query is not UTF-8.") from None
+
+
 def store(
-    session: Session, position: int, body: Body, expected: Checksum | None = None, *, seconds: float | None = None
+    session: Session, position: int, body: Body, expected: Expectation | None = None, *, seconds: float | None = None
 ) -> Upload:
     """Write a body from byte ``position`` on; what has arrived when it is cut counts, but for one with a checksum.
 
@@ -125,7 +139,7 @@ def store(
         if checksum is None:
             session.sync()
         raise
-    if expected is not None and checksum is not None and (body.was_cut or not expected.fits(checksum)):
+    if checksum is not None and (body.was_cut or not checksum.fits()):
         session.discard()
         if not body.was_cut:
             raise DigestMismatch

@@ -20,12 +20,12 @@ from webob import Request
 from . import offload, servers
 from .backend import Backend, Client, checked_secret
 from .errors import Forbidden, IncomingError, NotFound, UnknownUpload
-from .frontend import Frontend, Manners
+from .frontend import Frontend, Manners, refusal
 from .handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandler
 from .protocols.websocket import Window
 from .receiver import App, Patience, Receiver
 from .registry import from_url
-from .responses import json_response, text_response
+from .responses import text_response
 from .settings import Settings, gather
 from .signatures import key_of
 from .storage.files import FileStorage
@@ -320,7 +320,7 @@ def route(
 
 def refuse(error: IncomingError, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """The answer where an error stands in the way of any other."""
-    return json_response({"error": error.as_json()}, error)(environ, _nosniffing(start_response))
+    return refusal(error, environ)(environ, _nosniffing(start_response))
 
 
 def _split(environ: WSGIEnvironment, prefix: str) -> tuple[str, str]:

@@ -181,6 +181,7 @@ class Receiver:
         :param owner: a label of whoever will upload.
         :param name: what the file is called, whatever the client says.
         :raises BadRequest: there is nobody to hand the file to.
+        :raises TooLarge: the file is longer than is allowed.
         """
         if handler_for(target) not in self._apps[app].handlers:
             raise BadRequest("There is nobody to hand the file to: give signalFinishURL, or on_finish to Incoming.")
@@ -198,6 +199,7 @@ class Receiver:
             event_id=f"msg_{uuid.uuid4().hex}",
             active_at=self.registry.now(),
         )
+        self._refuse_other_file(upload, length, "")
         created = self.registry.create(upload)
         self.registry.sync()  # in both modes: a page that holds a ticket which nobody knows could not go on
         return created
@@ -231,6 +233,15 @@ class Receiver:
         """
         upload = self._known(upload_id, app)
         self._settle()
+        return upload
+
+    def standing(self, upload_id: str) -> Upload:
+        """As :meth:`status`, of an upload that has not come to a bad end.
+
+        :raises UnknownUpload, Cancelled, Expired, Damaged, Undeliverable: it has.
+        """
+        upload = self.status(upload_id)
+        self._refuse_if_over(upload)
         return upload
 
     def _known(self, upload_id: str, app: str | None = None) -> Upload:

@@ -209,6 +209,22 @@ _BODIES: Mapping[str, Callable[[WSGIEnvironment, int], RawBody | None]] = {
 }
 
 
+def trailers(environ: WSGIEnvironment) -> Callable[[], dict[str, str]] | None:
+    """What has followed the body in chunked coding (RFC 9112, section 7.1.2), by name in small letters, once the body
+    has been read to its end; ``None`` where the server drops it, as all but gunicorn do.
+    """
+    body = environ["wsgi.input"]
+    kind = type(body)
+    if f"{kind.__module__}.{kind.__name__}" != "gunicorn.http.body.Body":
+        return None
+
+    def told() -> dict[str, str]:
+        request = getattr(body.reader, "req", None)  # there only in chunked coding
+        return {name.lower(): value for name, value in getattr(request, "trailers", ())}
+
+    return told
+
+
 # -- the server -------------------------------------------------------------------------------------------------
 
 

@@ -80,6 +80,11 @@ def test_new_upload(server: Server) -> None:
     assert server.receiver.status(server.ticket()).remove_file_when_finished
 
 
+def test_a_ticket_for_a_file_that_the_app_knows(server: Server) -> None:
+    upload = server.receiver.status(server.ticket(length="100", owner="ada"))
+    assert (upload.length, upload.owner) == (100, "ada")
+
+
 def test_parameters_may_stand_in_the_query_string(server: Server) -> None:
     answer = server.web.post(
         f"/new_upload?signalFinishURL={FINISH}&signalFinishSecret=older+name",
@@ -99,6 +104,8 @@ def test_parameters_may_stand_in_the_query_string(server: Server) -> None:
         ({"signalFinishURL": FINISH, "destType": "s3"}, 400),
         ({"signalFinishURL": FINISH, "removeFileWhenFinished": "yes"}, 400),
         ({"signalFinishURL": FINISH, "maxLength": "-1"}, 400),
+        ({"signalFinishURL": FINISH, "length": "many"}, 400),
+        ({"signalFinishURL": FINISH, "length": "5", "maxLength": "4"}, 413),
         ({"signalFinishURL": FINISH, "maxLength": "9" * 5000}, 400),
         ({"signalFinishURL": FINISH, "backendSecret": "x" * 1025}, 400),
         ({"signalFinishURL": FINISH, "backendSecret": "a\nb"}, 400),
@@ -227,6 +234,7 @@ def test_status(server: Server) -> None:
     assert (status["state"], status["phase"], status["length"]) == ("waiting_for_app", "processing", len(DATA))
     assert Path(status["filename"]).read_bytes() == DATA
     assert status["filenameFromBrowser"] == "x.bin"
+    assert (status["owner"], status["clientMetadata"]) == ("", {})
     assert len(status["sha256"]) == 64
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import socket
 import ssl
 import subprocess
@@ -45,6 +46,8 @@ def upload(tmp_path: Path) -> Upload:
         location=str(complete),
         filename_from_browser="../../Übersicht?.pdf",
         metadata={"owner": "me"},
+        client_metadata={"filetype": "image/png", "ü": "\u2028"},
+        owner="ada",
         secret="gehe|m",
         event_id="msg_1",
         base_url="https://example.org:8443/mounted",
@@ -81,6 +84,7 @@ def test_finished_upload(upload: Upload, moves: Moves) -> None:
     assert (finished.length, finished.sha256) == (5, "ab" * 32)
     assert (finished.event_id, finished.attempt) == ("msg_1", 3)
     assert finished.metadata == {"owner": "me"}
+    assert (finished.owner, finished.client_metadata) == ("ada", {"filetype": "image/png", "ü": "\u2028"})
     assert finished.secret == "gehe|m"
     with finished.open() as file:
         assert file.read() == b"12345"
@@ -223,6 +227,8 @@ def test_the_wrapped_app_is_called_as_by_the_one_who_got_the_ticket(upload: Uplo
         "sha256": "ab" * 32,
         "eventId": "msg_1",
         "attempt": "2",
+        "owner": "ada",
+        "clientMetadata": json.dumps({"filetype": "image/png", "ü": "\u2028"}),
     }
     assert app.closed == 1
 

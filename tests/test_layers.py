@@ -24,6 +24,7 @@ ROOMS = (
     "disk",
     "bulk",
     "checksums",
+    "tus_headers",
     "sockets",
     "locks",
     "extents",

@@ -1608,3 +1608,17 @@ def test_no_room_for_joining_now(engine: Engine, monkeypatch: pytest.MonkeyPatch
     engine.start()
     engine.until(ticket, State.FINISHED)
     assert engine.stored(ticket) == b"123"
+
+
+def test_a_ticket_for_a_file_that_is_too_long(engine: Engine) -> None:
+    with pytest.raises(TooLarge):
+        engine.ticket(length=11, max_length=10)
+    assert engine.receiver.find() == []
+
+
+def test_uploads_that_have_not_come_to_a_bad_end(engine: Engine) -> None:
+    ticket = engine.ticket()
+    assert engine.receiver.standing(ticket) == engine.receiver.status(ticket)
+    engine.receiver.cancel(ticket, "why not")
+    with pytest.raises(Cancelled, match="why not"):
+        engine.receiver.standing(ticket)
