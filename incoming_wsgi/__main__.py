@@ -28,6 +28,7 @@ _SETTINGS = (
     ("public_url", "URL", "scheme and host by which browsers know this server"),
     ("backend_key", "KEY", "key that back ends must show; better given in INCOMING_BACKEND_KEY"),
     ("signing_keys", "KEYS", "whsec_… keys that hand-over calls are signed with; better in INCOMING_SIGNING_KEYS"),
+    ("interim_responses", "BOOL", "whether IETF clients are sent 104 Upload Resumption Supported; default: false"),
     ("chunk_size", "SIZE", "longest chunk over HTTP; default: 64M"),
     ("durability", "MODE", "process, or fsync: what has arrived survives a power cut, too; default: process"),
     ("digest", "BOOL", "whether the SHA-256 of each file is computed; default: true"),

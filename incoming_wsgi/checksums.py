@@ -7,9 +7,11 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from .bulk import Buffer
+
+_PIECE = 256 * 1024  # bytes that are read and hashed in one go
 
 
 class Hash(Protocol):
@@ -62,6 +64,15 @@ class Expectation(Protocol):
     """What some bytes must have."""
 
     def begin(self) -> Check: ...
+
+
+def hash_of(file: BinaryIO, length: int, algorithm: str) -> str:
+    """The digest of the first ``length`` bytes of a file, in hex."""
+    computed = ALGORITHMS[algorithm]()
+    while piece := file.read(min(_PIECE, length)):
+        computed.update(piece)
+        length -= len(piece)
+    return computed.digest().hex()
 
 
 @dataclass(frozen=True)

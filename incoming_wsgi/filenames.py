@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from email.message import Message
+from email.utils import collapse_rfc2231_value
+from typing import Any
 
 #: The longest name that common file systems take, in bytes of UTF-8.
 LONGEST = 255
@@ -27,6 +30,29 @@ def safe_filename(name: str, default: str = "unnamed") -> str:
     if kept.split(".", 1)[0].rstrip().lower() in _RESERVED:
         kept = _shorten("_" + kept)
     return kept
+
+
+def name_in_disposition(header: str) -> str:
+    """The name in a ``Content-Disposition`` (RFC 6266), as the client wrote it; ``filename*`` before ``filename``.
+
+    :returns: nothing where it has none.
+    """
+    message = Message()
+    message["Content-Disposition"] = header
+    params: list[tuple[str, Any]] = message.get_params([], "content-disposition")
+    found = [value for name, value in params if name == "filename"]
+    encoded = [value for value in found if isinstance(value, tuple)]
+    if encoded:
+        return collapse_rfc2231_value(encoded[0])
+    return _utf8(found[0]) if found else ""
+
+
+def _utf8(text: str) -> str:
+    """What a server has read as Latin-1, and a client may have written as UTF-8."""
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
 
 
 def numbered(name: str, number: int) -> str:

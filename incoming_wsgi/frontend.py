@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -33,7 +33,7 @@ from .errors import (
 from .frames import Event
 from .headers import content_length, refuse_malformed
 from .intake import Dialect, Door, ticket_of
-from .protocols import chunks, tus
+from .protocols import chunks, resumable, tus
 from .protocols.websocket import (
     GOING_AWAY,
     LONGEST_TEXT,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("incoming_wsgi")
 
 #: By the name that uploads remember them by; our own is spoken where none of the others is.
-_DIALECTS: Mapping[str, Dialect] = {"tus": tus, "incoming": chunks}
+_DIALECTS: Mapping[str, Dialect] = {"tus": tus, "ietf": resumable, "incoming": chunks}
 
 
 def _together(lists: Iterable[Sequence[str]]) -> str:
@@ -65,12 +65,14 @@ def _together(lists: Iterable[Sequence[str]]) -> str:
 _METHODS = _together([*(dialect.METHODS for dialect in _DIALECTS.values()), ("OPTIONS",)])
 _REQUEST_HEADERS = _together([*(dialect.REQUEST_HEADERS for dialect in _DIALECTS.values()), ("Incoming-Ticket",)])
 _RESPONSE_HEADERS = _together(dialect.RESPONSE_HEADERS for dialect in _DIALECTS.values())
+_OF_PROXIES = ("HTTP_VIA", "HTTP_FORWARDED", "HTTP_X_FORWARDED_", "HTTP_X_REAL_IP")
 _ORIGIN = re.compile(r"(https?)://([^/?#@\\\s]+)")
 _PREFLIGHT_AGE = "7200"  # seconds; the longest that Chromium keeps one
 
 _LOOK = 1.0  # seconds between two looks, of who waits for news, whether the process ends
 _INTERRUPTION_LOOK = 0.01  # seconds between two looks whether they have ended
 _LONGEST_INTERRUPTION = 1.0  # seconds that a request waits for those that it ends
+_INTERIM = "104 Upload Resumption Supported"
 _DRAIN_SECONDS = 2.0  # for the rest of a body that is refused
 _PING_INTERVAL = 25.0  # seconds, while a front end waits for the app
 _DEAD_AFTER = 80.0  # seconds without a pong
@@ -88,6 +90,7 @@ class Manners:
     :ivar websocket: whether WebSockets are offered.
     :ivar max_length: bytes of the longest file that is taken.
     :ivar receive_timeout: seconds of silence after which a sender is cut off; what has arrived is kept.
+    :ivar interim_responses: whether clients may be sent one that tells them how to resume.
     """
 
     allow_origins: Collection[str]
@@ -98,6 +101,7 @@ class Manners:
     websocket: bool
     max_length: int
     receive_timeout: float
+    interim_responses: bool = False
 
 
 #: Asks the app whether somebody without a ticket may create an upload, given the client's metadata; makes it.
@@ -158,16 +162,20 @@ class Frontend:
         if kind != "uploads" or action not in ("", "pause") or (upload_id and path.endswith("/")):
             raise NotFound
         if request.method == "OPTIONS":
-            return self._discovery(request)
+            return self._discovery(request, upload_id)
         return self._upload(request, upload_id, action)
 
     def _refusal(self, error: IncomingError, request: Request) -> Response:
         """Where no upload is concerned."""
         return (_spoken(request) or chunks).refusal(error, request, None, self._door(request, None))
 
-    def _discovery(self, request: Request) -> Response:
+    def _discovery(self, request: Request, upload_id: str) -> Response:
+        """What may be done, within the limits of the upload that the request is about, if it names one."""
         response = Response(status=204, headerlist=[("Allow", _METHODS)])
         door = self._door(request, None)
+        upload = self._known(upload_id or ticket_of(request))
+        if upload is not None:
+            door = replace(door, max_length=self._receiver().limit(upload))
         for dialect in _DIALECTS.values():
             response.headers.update(dialect.discovery(door).items())
         return response
@@ -203,13 +211,13 @@ class Frontend:
 
     def _dialect_of(self, request: Request, upload_id: str) -> Dialect:
         """By what the request has, or else the dialect that its upload was created in."""
-        if request.method == "GET":
-            return chunks  # the status of an upload is the same whoever asks
-        spoken = _spoken(request)
-        if spoken is not None:
-            return spoken
-        upload = self._known(upload_id)
-        return _DIALECTS.get(upload.created_with if upload is not None else "", chunks)
+        dialect = _spoken(request)
+        if dialect is None:
+            upload = self._known(upload_id)
+            dialect = _DIALECTS.get(upload.created_with or upload.protocol) if upload is not None else None
+        if dialect is None or (dialect is tus and request.method == "GET"):
+            return chunks  # tus has no GET: who asks so wants to know the status
+        return dialect
 
     def _door(self, request: Request, body: RequestBody | None) -> Door:
         environ = request.environ
@@ -230,6 +238,7 @@ class Frontend:
             admit=lambda ticket, metadata: self._admit(request, body, ticket, metadata),
             interrupt=lambda upload_id: self._interrupt(upload_id, body),
             trailers=servers.trailers(environ),
+            interim=lambda headers: self._inform(environ, headers),
         )
 
     def _location(self, request: Request, upload_id: str) -> str:
@@ -269,6 +278,11 @@ class Frontend:
             body.end()
         while not self._bodies_of(upload_id).isdisjoint(others) and time.monotonic() < deadline:
             time.sleep(_INTERRUPTION_LOOK)
+
+    def _inform(self, environ: WSGIEnvironment, headers: Mapping[str, str]) -> None:
+        """Not where a proxy is seen: some take an interim response that they don't know for the answer."""
+        if self._manners.interim_responses and not any(key.startswith(_OF_PROXIES) for key in environ):
+            servers.send_interim(environ, _INTERIM, headers)
 
     def _bodies_of(self, upload_id: str) -> set[RequestBody]:
         with self._guard:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol
 
 from webob import Request, Response
 
@@ -15,6 +16,7 @@ from .receiver import Receiver, Session
 from .upload import Upload
 
 _WAIT_FOR_END = 2.0  # seconds that the answer to the last byte waits for the app
+_MOST_GAPS = 64
 
 
 class Body(Protocol):
@@ -55,6 +57,7 @@ class Door:
     :ivar interrupt: end other requests of this process that bring bytes for an upload, and let them record these.
     :ivar trailers: the fields that have followed the body, by their names in small letters, once it has been read;
         ``None`` where the server loses them.
+    :ivar interim: send an interim response 104 with these headers, where that is possible and wished.
     """
 
     chunk_size: int
@@ -67,6 +70,7 @@ class Door:
     admit: Callable[[str, Mapping[str, str]], Upload]
     interrupt: Callable[[str], None]
     trailers: Callable[[], Mapping[str, str]] | None = None
+    interim: Callable[[Mapping[str, str]], None] = lambda _: None
 
 
 class Dialect(Protocol):
@@ -115,11 +119,18 @@ def ticket_of(request: Request) -> str:
 
 
 def store(
-    session: Session, position: int, body: Body, expected: Expectation | None = None, *, seconds: float | None = None
+    session: Session,
+    position: int,
+    body: Body,
+    expected: Expectation | None = None,
+    *,
+    seconds: float | None = None,
+    recorded: Callable[[Upload], None] = lambda _: None,
 ) -> Upload:
     """Write a body from byte ``position`` on; what has arrived when it is cut counts, but for one with a checksum.
 
     :param seconds: after which what has arrived is recorded at the latest, while more comes.
+    :param recorded: is told, after each piece, of the upload as it was recorded last.
     :raises DigestMismatch: the checksum does not fit; nothing of the body counts.
     """
     checksum = expected.begin() if expected else None
@@ -133,6 +144,7 @@ def store(
             position += len(piece)
             if checksum is None:
                 session.sync_if_due(idle=not piece, seconds=seconds)
+                recorded(session.upload)
     except Replaced:
         raise
     except IncomingError:
@@ -155,3 +167,23 @@ def complete(upload: Upload, receiver: Receiver) -> Upload:
 def with_patience(upload: Upload, receiver: Receiver) -> Upload:
     """The upload as it is when the app has taken it, or after a moment."""
     return receiver.wait(upload.id, lambda found: found.phase != "processing", _WAIT_FOR_END)
+
+
+def status_of(upload: Upload, door: Door) -> dict[str, Any]:
+    """The status of an upload as front ends read it. Neither secret nor path nor session is in it."""
+    gaps = upload.extents.missing(0, upload.length) if upload.length is not None else iter(())
+    return {
+        "id": upload.id,
+        "state": upload.state.value,
+        "phase": upload.phase,
+        "version": upload.version,
+        "length": upload.length,
+        "received": upload.received,
+        "offset": upload.offset,
+        "missing": list(islice(gaps, _MOST_GAPS)),
+        "reopen": upload.is_to_be_reopened,
+        "chunk_size": door.chunk_size,
+        "lanes": door.lanes,
+        "websocket": door.websocket,
+        "reason": upload.public_reason,
+    }

@@ -362,6 +362,7 @@ def manners_of(settings: Settings) -> Manners:
         websocket=settings.websocket,
         max_length=settings.max_length,
         receive_timeout=settings.receive_timeout,
+        interim_responses=settings.interim_responses,
     )
 
 

@@ -6,6 +6,7 @@ upload is complete. All that is remembered is in the registry: every step may ha
 
 from __future__ import annotations
 
+import io
 import logging
 import random
 import secrets
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO
 
 from . import offload
 from .bulk import Bulk, bulk_of
+from .checksums import hash_of
 from .digests import Digests, NoDigests
 from .errors import (
     AlreadyComplete,
@@ -608,7 +610,7 @@ class Receiver:
     def _expire(self, upload_id: str, idle_since: float) -> None:
         with suppress(UnknownUpload, TooLate):  # it has come to life, or to its end
             upload = self.status(upload_id)
-            if upload.is_complete and not upload.part_of:
+            if upload.is_complete_by_length and not upload.part_of:
                 return
             if self._family_active_at(upload) <= idle_since:
                 self._give_up(upload, State.EXPIRED, "Nothing arrived for a long time.")
@@ -685,6 +687,7 @@ class Receiver:
             raise SyncFailed("A power cut has taken bytes that were not on the disk yet.")
         digest = self._digests.finish(upload)
         self._refuse_other_bytes(upload, digest)
+        self._refuse_broken_promise(upload, digest)
         storage = self._storage(upload)
         if not upload.length and storage.locate(upload) is None:
             storage.create(upload)  # who opened it may have died before; without a byte, nothing can be lost
@@ -733,6 +736,22 @@ class Receiver:
         """:raises Damaged: the bytes were others when they were hashed before; a disk has lied, say, at a power cut."""
         if upload.sha256 and digest and upload.sha256 != digest:
             raise Damaged("What is stored is not what arrived: its SHA-256 has changed.")
+
+    def _refuse_broken_promise(self, upload: Upload, digest: str) -> None:
+        """:raises Damaged: the file is not what the client has said that it would be."""
+        known = {"sha256": digest} if digest else {}
+        for algorithm, promised in upload.promised.items():
+            if (known.get(algorithm) or self._digest_by_reading(upload, algorithm)) != promised:
+                raise Damaged(f"What has arrived does not have the {algorithm} that the client has promised.")
+
+    def _digest_by_reading(self, upload: Upload, algorithm: str) -> str:
+        try:
+            with self.read(upload) as file:
+                return offload.run(hash_of, file, upload.length or 0, algorithm)
+        except FileNotFoundError:
+            if upload.length:
+                raise
+            return hash_of(io.BytesIO(), 0, algorithm)
 
     def _notice(self, delivery: Delivery) -> Notice | None:
         """What the outbox tells the app; ``None`` where it has nothing to tell any more."""

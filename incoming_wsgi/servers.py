@@ -130,6 +130,16 @@ def _peek(buffered: Any, sock: socket.socket) -> bytes:
         sock.settimeout(timeout)
 
 
+def send_interim(environ: WSGIEnvironment, status: str, headers: Mapping[str, str]) -> None:
+    """Send an interim response (RFC 9110, section 15.2) before the answer; where that can't be, nothing happens."""
+    sock = socket_of(environ)
+    if sock is None or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+        return
+    lines = (f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers.items()), "", "")
+    with contextlib.suppress(OSError):  # who is gone reads no answer, either
+        sock.sendall("\r\n".join(lines).encode("latin-1"))
+
+
 # -- the body ---------------------------------------------------------------------------------------------------
 
 

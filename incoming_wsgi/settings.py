@@ -65,6 +65,10 @@ class Settings:
     websocket: bool = True
     """Whether WebSockets are offered, for front ends of Incoming!! 0.1 and where HTTP fails."""
 
+    interim_responses: bool = False
+    """Whether clients of the IETF's resumable uploads are sent ``104 Upload Resumption Supported``. Only where no proxy
+    is in between, or one that passes it on: nginx takes it for the final answer. See docs/resumable.rst."""
+
     chunk_size: int = 64 * 2**20
     """The longest chunk that is taken over HTTP. A proxy that takes less is found out by our library."""
 

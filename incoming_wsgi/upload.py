@@ -62,6 +62,9 @@ CLOSED_STATES = frozenset({State.FINISHED, State.CANCELLED, State.EXPIRED})
 #: Dialects in which the last byte completes an upload. In the others the client has to say so.
 ENDING_BY_LENGTH = frozenset({"incoming", "tus"})
 
+#: What the names of notes begin with that hold such a digest.
+PROMISE = "digest-"
+
 _PHASES = {
     State.WAITING: "uploading",
     State.RECEIVING: "uploading",
@@ -202,6 +205,16 @@ class Upload:
     def is_complete(self) -> bool:
         """Whether every byte has arrived."""
         return self.extents.complete(self.length)
+
+    @property
+    def is_complete_by_length(self) -> bool:
+        """Whether every byte has arrived, and nobody has to say so: the dialect it came in has no word for the end."""
+        return self.is_complete and self.protocol in ENDING_BY_LENGTH
+
+    @property
+    def promised(self) -> Mapping[str, str]:
+        """Digests in hex that the client has promised of the whole file, by algorithm: notes, with a prefix."""
+        return {name.removeprefix(PROMISE): value for name, value in self.notes.items() if name.startswith(PROMISE)}
 
     @property
     def filename(self) -> str:

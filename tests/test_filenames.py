@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from incoming_wsgi.filenames import LONGEST, numbered, safe_filename
+from incoming_wsgi.filenames import LONGEST, name_in_disposition, numbered, safe_filename
 
 #: Anything at all, and in particular what means something to a file system.
 wild = st.text() | st.text(alphabet="ab./\\ :con\0\n\x7f\u202e\u2028é", max_size=300) | st.text(min_size=200)
@@ -100,3 +100,29 @@ def test_a_name_is_not_cut_within_a_letter() -> None:
 )
 def test_numbered(name: str, number: int, expected: str) -> None:
     assert numbered(name, number) == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("inline; filename=x.pdf", "x.pdf"),
+        ('attachment; filename="a \\"b\\".txt"', 'a "b".txt'),
+        ("attachment; filename=\"plain.txt\"; filename*=UTF-8''%E2%82%AC%20rates.txt", "€ rates.txt"),
+        ("attachment; filename*=utf-8''x; filename=y", "x"),
+        ("attachment; filename*=iso-8859-1''%FCber", "über"),
+        ('attachment; filename="' + "über".encode().decode("latin-1") + '"', "über"),
+        ('attachment; filename="' + "über" + '"', "über"),
+        ("attachment; filename*=unheard-of''%FC", "ü"),
+        ("attachment", ""),
+        ("", ""),
+        ("attachment; name=x", ""),
+    ],
+)
+def test_names_in_content_disposition(header: str, name: str) -> None:
+    assert name_in_disposition(header) == name
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=40))
+def test_any_content_disposition(text: str) -> None:
+    assert isinstance(name_in_disposition(text), str)
+    assert isinstance(name_in_disposition(f"attachment; filename{text}"), str)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from webob import Request
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
@@ -16,8 +17,9 @@ from webtest import TestApp
 
 from incoming_wsgi import channel as channel_module
 from incoming_wsgi import frontend as module
+from incoming_wsgi import servers
 from incoming_wsgi.channel import Channel, handshake
-from incoming_wsgi.frontend import Dialogue, Frontend, Manners
+from incoming_wsgi.frontend import Dialogue, Frontend, Manners, Permit
 from incoming_wsgi.middleware import route
 from incoming_wsgi.protocols.websocket import LONGEST_TEXT, Conversation, Window
 from incoming_wsgi.servers import Connection
@@ -32,7 +34,7 @@ DATA = b"0123456789"
 class Door:
     """The front end's door over HTTP."""
 
-    def __init__(self, engine: Engine, **changes: Any) -> None:
+    def __init__(self, engine: Engine, permit: Permit | None = None, **changes: Any) -> None:
         manners: dict[str, Any] = {
             "allow_origins": (),
             "public_url": "",
@@ -43,7 +45,7 @@ class Door:
             "max_length": 2**40,
             "receive_timeout": 5.0,
         }
-        self.frontend = Frontend(lambda: engine.receiver, Manners(**{**manners, **changes}))
+        self.frontend = Frontend(lambda: engine.receiver, Manners(**{**manners, **changes}), permit)
         self.web = TestApp(self.wsgi)
         self.ticket = engine.ticket()
         self.path = f"/p/frontend/uploads/{self.ticket}"
@@ -113,6 +115,95 @@ def test_other_methods(door: Door) -> None:
     answer = door.web.request(door.path, method="PATCH", expect_errors=True)
     assert answer.status_int == 405
     assert "PUT" in answer.headers["Allow"]
+
+
+# -- dialects ---------------------------------------------------------------------------------------------------
+
+
+def test_a_bare_request_follows_the_dialect_of_the_creation(door: Door) -> None:
+    assert "Upload-Offset" not in door.web.head(door.path).headers
+    door.web.post(door.path, DATA[:4], headers={"Upload-Complete": "?0"}, content_type="text/plain", status=201)
+    assert door.web.head(door.path, status=204).headers["Upload-Offset"] == "4"
+    assert door.web.get(door.path).headers["Upload-Offset"] == "4"
+    assert "Upload-Offset" not in door.web.get(f"{door.path}?wait=0").headers
+    door.open()
+    assert door.web.head(door.path).headers["Upload-Offset"] == "4"
+    door.web.delete(door.path, status=204)
+    assert door.web.get(door.path, status=410).content_type == "application/problem+json"
+
+
+def test_a_bare_request_for_a_ticket_follows_the_last_opening(door: Door) -> None:
+    about = {"Upload-Complete": "?0", "Upload-Offset": "0", "Content-Type": "application/partial-upload"}
+    door.web.request(door.path, method="PATCH", body=DATA[:4], headers=about)
+    assert door.web.head(door.path, status=204).headers["Upload-Offset"] == "4"
+
+
+@pytest.mark.parametrize("place", ["query", "header", "path"])
+def test_creating_with_a_ticket(engine: Engine, door: Door, place: str) -> None:
+    engine.start()
+    path = {"query": f"/p/frontend/uploads?ticket={door.ticket}", "path": door.path}.get(place, "/p/frontend/uploads")
+    headers = {"Upload-Complete": "?1", **({"Incoming-Ticket": door.ticket} if place == "header" else {})}
+    answer = door.web.post(path, DATA, headers=headers)
+    assert answer.json["state"] == "finished"
+    assert engine.state(door.ticket) is State.FINISHED
+
+
+def test_creating_without_a_ticket_or_with_a_wrong_one(door: Door) -> None:
+    headers = {"Upload-Complete": "?1"}
+    door.web.post("/p/frontend/uploads", DATA, headers=headers, status=403)
+    door.web.post(f"/p/frontend/uploads?ticket={Upload().id}", DATA, headers=headers, status=404)
+    door.web.post("/p/frontend/uploads?ticket=../x", DATA, headers=headers, status=404)
+
+
+def test_creating_as_the_app_allows(engine: Engine) -> None:
+    asked: list[Mapping[str, str]] = []
+
+    def permit(request: Request, metadata: Mapping[str, str]) -> Upload:
+        asked.append(metadata)
+        return engine.receiver.create("app", max_length=5)
+
+    door = Door(engine, permit)
+    headers = {"Upload-Complete": "?0", "Content-Disposition": "inline; filename=x.txt"}
+    created = door.web.post("/p/frontend/uploads", DATA[:5], headers=headers, content_type="text/plain", status=201)
+    assert created.headers["Location"].startswith("http://localhost/p/frontend/uploads/")
+    assert asked[0]["filename"] == "x.txt"
+    assert door.web.head(created.headers["Location"]).headers["Upload-Offset"] == "5"
+    door.web.post("/p/frontend/uploads", DATA, headers=headers, content_type="text/plain", status=413)
+
+
+def test_limits_are_announced_as_strict_as_they_will_be(engine: Engine, door: Door) -> None:
+    small = engine.ticket(max_length=5)
+    for path in (f"/p/frontend/uploads/{small}", f"/p/frontend/uploads?ticket={small}"):
+        assert door.web.options(path, status=204).headers["Upload-Limit"] == "max-size=5"
+    assert door.web.options("/p/frontend/uploads", status=204).headers["Upload-Limit"] == f"max-size={2**40}"
+
+
+@pytest.mark.parametrize(
+    ("is_wished", "headers", "is_sent"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"Via": "1.1 proxy"}, False),
+        (True, {"X-Forwarded-For": "10.0.0.1"}, False),
+        (True, {"X-Forwarded-Proto": "https"}, False),
+        (True, {"Forwarded": "for=10.0.0.1"}, False),
+        (True, {"X-Real-IP": "10.0.0.1"}, False),
+        (True, {"Upload-Draft-Interop-Version": "2"}, False),
+    ],
+)
+def test_interim_responses(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, is_wished: bool, headers: dict[str, str], is_sent: bool
+) -> None:
+    sent: list[tuple[str, Mapping[str, str]]] = []
+    monkeypatch.setattr(servers, "send_interim", lambda environ, *response: sent.append(response))
+    door = Door(engine, interim_responses=is_wished)
+    about = {"Upload-Draft-Interop-Version": "9", "Upload-Complete": "?0", **headers}
+    created = door.web.post(door.path, DATA, headers=about, content_type="text/plain", status=201)
+    assert bool(sent) is is_sent
+    if sent:
+        ((status, told),) = sent
+        assert status == "104 Upload Resumption Supported"
+        assert told["Location"] == created.headers["Location"]
 
 
 # -- Origin -----------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ WRITTEN = {
     "finish_hosts": ("a.example b.example:80", ("a.example", "b.example:80")),
     "signing_keys": (f"{KEY} {KEY}", (KEY, KEY)),
     "websocket": ("no", False),
+    "interim_responses": ("yes", True),
     "chunk_size": ("1M", 2**20),
     "websocket_chunk_size": ("512K", 2**19),
     "send_ahead": ("3", 3),

@@ -11,8 +11,6 @@ import binascii
 import re
 import time
 from collections.abc import Callable, Mapping
-from itertools import islice
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from webob import Request, Response
@@ -29,7 +27,7 @@ from ..errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from ..intake import Body, Door, complete, store, with_patience
+from ..intake import Body, Door, complete, status_of, store, with_patience
 from ..receiver import Receiver, refuse_writing
 from ..responses import json_response
 from ..upload import Upload
@@ -40,7 +38,6 @@ _DIGEST = re.compile(r"(sha-256|sha-512)=:([A-Za-z0-9+/=]+):")
 
 _LONGEST_NAME = 4096  # bytes of UTF-8
 _LONGEST_WAIT = 25.0  # seconds; below the time after which proxies lose patience
-_MOST_GAPS = 64
 _SMALL = 256 * 1024  # bytes of a file that may be waited for before it is opened
 _PROMPT = 1.0  # seconds for which they are
 
@@ -61,7 +58,8 @@ RESPONSE_HEADERS = ("Retry-After",)
 
 def is_spoken(request: Request) -> bool:
     """Whether a request has what only ours have."""
-    return "Content-Range" in request.headers or any(name.startswith("Incoming-") for name in request.headers)
+    waits = request.method == "GET" and "wait" in request.GET
+    return waits or "Content-Range" in request.headers or any(name.startswith("Incoming-") for name in request.headers)
 
 
 def discovery(door: Door) -> Mapping[str, str]:  # noqa: ARG001 (others have more to say)
@@ -103,26 +101,6 @@ def refusal(error: IncomingError, request: Request, upload: Upload | None, door:
     return json_response({"error": error.as_json(), **about}, error)
 
 
-def status_of(upload: Upload, door: Door) -> dict[str, Any]:
-    """The status of an upload as front ends read it. Neither secret nor path nor session is in it."""
-    gaps = upload.extents.missing(0, upload.length) if upload.length is not None else iter(())
-    return {
-        "id": upload.id,
-        "state": upload.state.value,
-        "phase": upload.phase,
-        "version": upload.version,
-        "length": upload.length,
-        "received": upload.received,
-        "offset": upload.offset,
-        "missing": list(islice(gaps, _MOST_GAPS)),
-        "reopen": upload.is_to_be_reopened,
-        "chunk_size": door.chunk_size,
-        "lanes": door.lanes,
-        "websocket": door.websocket,
-        "reason": upload.public_reason,
-    }
-
-
 # -- methods ----------------------------------------------------------------------------------------------------
 
 
@@ -130,7 +108,7 @@ def _status(request: Request, upload_id: str, receiver: Receiver, door: Door) ->
     seconds = _seconds(request.GET.get("wait", "0"))
     since = request.GET.get("since", "")
     upload = receiver.status(upload_id)
-    if upload.is_complete:
+    if upload.is_complete_by_length:
         upload = receiver.complete(upload)  # whoever had the last byte may not have lived to do it
     if seconds and re.fullmatch("[0-9]{1,19}", since):
         upload = door.poll(upload_id, lambda found: found.version != int(since), seconds)
