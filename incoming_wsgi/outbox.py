@@ -95,6 +95,8 @@ class Outbox:
             self._due.clear()
             try:
                 self._deliver_due()
+            except IncomingError as error:
+                log.warning("the outbox can't be read at the moment: %s", error.__cause__ or error)
             except Exception:
                 log.exception("the outbox could not be read; trying again")
             self._due.wait(_LOOK)

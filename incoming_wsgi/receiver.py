@@ -598,6 +598,8 @@ class Receiver:
                     if alone:
                         self.sweep(expire=self._was_there_for_clients)
                         self.registry.maintain()
+            except IncomingError as error:
+                log.warning("the sweep is put off: %s", error.__cause__ or error)
             except Exception:
                 log.exception("the sweep failed; trying again")
             self._stopped.wait(_SWEEP_INTERVAL * random.uniform(0.8, 1.2))

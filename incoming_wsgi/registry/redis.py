@@ -266,8 +266,9 @@ class RedisRegistry(Registry):
 
     def _uploads(self, answer: list[Any]) -> Iterator[Upload]:
         """What a script answers: the era, then uploads."""
-        self._era, *texts = answer
-        return (_upload(text, self._era) for text in texts)
+        era, *texts = answer
+        self._era = era
+        return (_upload(text, era) for text in texts)
 
     # -- outbox -------------------------------------------------------------------------------------------------
 

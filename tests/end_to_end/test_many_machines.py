@@ -258,7 +258,14 @@ def struck_half_way(both: Machines, strike: Callable[[list[Sender]], None]) -> l
         else:  # an app that could not record its move is called again
             assert sha256(eventually(lambda ticket=ticket: both.file(ticket))) == sha256(DATA)  # type: ignore[misc]
             assert len({call["event_id"] for call in both.calls(ticket)}) == 1
+    assert [line for server in both.servers for line in traces_in(server)] == []
     return senders
+
+
+def traces_in(server: AppServer) -> list[str]:
+    """Lines that say what has failed, but for an app's own, which could not record its move."""
+    lines = server.log().splitlines()
+    return [line for line in lines if line.startswith("ERROR:") or "stopped with an error" in line]
 
 
 def go_on(senders: list[Sender]) -> None:

@@ -24,6 +24,8 @@ from incoming_wsgi.registry import redis as module
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.redis_client import connected
 from incoming_wsgi.upload import OPEN_STATES, State, Upload
+from tests.needs import need
+from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer, Watched
 from tests.support.reply_dropper import ReplyDropper
 from tests.support.waiting import eventually
@@ -727,6 +729,22 @@ def test_a_password_and_a_database(own_server: RedisServer) -> None:
             from_url(f"redis://me:wrong@127.0.0.1:{own_server.port}/3")
 
 
+def test_over_tls(tmp_path: Path) -> None:
+    key, certificate, port = tmp_path / "key.pem", tmp_path / "certificate.pem", free_port()
+    command = [need("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    options = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    options += ["--tls-auth-clients", "no", "--tls-ca-cert-file", str(certificate)]
+    with RedisServer(tmp_path / "redis", "", *options):
+        registry = from_url(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}")
+        upload = registry.create(receiving())
+        assert registry.get(upload.id) == upload
+        registry.close()
+        with pytest.raises(Unavailable):  # nobody vouches for it
+            from_url(f"rediss://127.0.0.1:{port}/0")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -814,6 +832,15 @@ def test_what_an_older_version_has_written_may_lack_a_field(registry: RedisRegis
     found = registry.get(upload.id)
     assert found is not None
     assert found.dest_type == Upload().dest_type
+
+
+def test_an_answer_is_read_under_its_own_era(registry: RedisRegistry) -> None:
+    """Another thread may have heard of a new one meanwhile."""
+    upload = registry.create(receiving())
+    registry.add_extent(upload.id, "token", 0, 5)
+    answer = registry._uploads(registry._run("get", upload.id))
+    registry._era = "another"
+    assert next(iter(answer)).received == 5
 
 
 def test_what_has_not_changed_is_not_decoded_again(registry: RedisRegistry) -> None:
