@@ -50,7 +50,8 @@ def test_contents(wheel: Path) -> None:
     assert {f"incoming_wsgi/static/{name}" for name in LIBRARY} <= names
     assert "incoming_wsgi/py.typed" in names
     assert not [name for name in names if not name.startswith(("incoming_wsgi/", "incoming_wsgi-"))]
-    source = {str(path.relative_to(ROOT)) for path in (ROOT / "incoming_wsgi").rglob("*.py")}
+    parts = (path for kind in ("*.py", "*.lua") for path in (ROOT / "incoming_wsgi").rglob(kind))
+    source = {str(path.relative_to(ROOT)) for path in parts}
     assert source <= names
 
 
