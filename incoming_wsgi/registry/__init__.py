@@ -103,7 +103,7 @@ class Registry(ABC):
         if_nothing_came: bool = False,
         all_came: bool = False,
     ) -> Upload:
-        """Compare and set: store what differs, if state, epoch and session are still those of ``before``.
+        """Compare and set: store what differs, if state, epoch, session and holder are still those of ``before``.
 
         Extents are not written here, they grow by :meth:`add_extent`; but for the two cases of ``back_to_synced`` and
         ``all_came``.

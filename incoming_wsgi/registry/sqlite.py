@@ -662,8 +662,8 @@ def _next_change(db: sqlite3.Connection) -> int:
     return int(change)
 
 
-def _identity(upload: Upload) -> tuple[State, int, str]:
-    return upload.state, upload.epoch, upload.session
+def _identity(upload: Upload) -> tuple[State, int, str, str]:
+    return upload.state, upload.epoch, upload.session, upload.holder
 
 
 def _differences(before: Upload, after: Upload) -> dict[str, Any]:

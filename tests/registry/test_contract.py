@@ -153,6 +153,7 @@ class RegistryContract(ABC):
             {"epoch": 2, "session": "another"},
             {"epoch": 2},
             {"session": "another"},  # the same number again, after a fail-over
+            {"holder": "another"},  # who goes on with its completion
         ],
     )
     def test_who_comes_second_changes_nothing(
