@@ -162,6 +162,8 @@ class Frames:
             if length > _LONGEST_CONTROL:
                 self._protocol.fail(_PROTOCOL_ERROR, "control frame too long")
                 return
+            if opcode is Opcode.CLOSE and self._kind is not None:
+                self._tell(bytes((_FIN | Opcode.CONT, _MASKED)))  # it may come amid fragments (5.4); websockets minds
             self._feed(head)
         elif not self._begin_data(head[0], opcode, length):
             return
