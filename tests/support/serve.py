@@ -1,10 +1,11 @@
-"""``python serve.py SERVER PORT``: the recording app under one of the servers that have no command of their own."""
+"""``python serve.py SERVER PORT MODULE:APP``: an app under one of the servers that have no command of their own."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-SERVER, PORT = sys.argv[1], int(sys.argv[2])
+SERVER, PORT, APP = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 HOST = "127.0.0.1"
 
 if SERVER == "pywsgi":
@@ -14,7 +15,8 @@ if SERVER == "pywsgi":
 
 
 def main() -> None:
-    from tests.support.recording_app import app
+    module, _, name = APP.partition(":")
+    app = getattr(import_module(module), name)
 
     if SERVER == "pywsgi":
         from gevent.pywsgi import WSGIServer
