@@ -19,6 +19,7 @@ SERVER = ["gunicorn[gevent]>=22", "gevent>=23.9", "gevent-websocket>=0.10.1"]
 S3 = ["boto3>=1.28"]
 REDIS = ["redis>=5"]
 TEST = [
+    "aiotus>=1.1",
     "bottle>=0.13",
     "cheroot>=10",
     "django>=4.2",
@@ -32,6 +33,7 @@ TEST = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "ruff>=0.8",
+    "tuspy>=1.1",
     "types-docutils",
     "types-gevent",
     "types-requests",

@@ -12,5 +12,10 @@ if [ ! -d node_modules/esbuild ] || [ package.json -nt node_modules/.package-loc
   echo "installing what builds the library (the library itself depends on nothing)"
   npm install --silent --no-audit --no-fund
 fi
+if [ ! -d ../tests/javascript/node_modules/uppy ] || \
+  [ ../tests/javascript/package.json -nt ../tests/javascript/node_modules/.package-lock.json ]; then
+  echo "installing the clients of tus that the tests let upload"
+  npm install --prefix ../tests/javascript --silent --no-audit --no-fund --no-package-lock
+fi
 npm run --silent check
 npm test --silent

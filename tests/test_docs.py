@@ -34,7 +34,8 @@ def test_errors() -> None:
     rows = re.findall(r"^(\d+) +(\w+) +(\d+) *(again)?", table("code"), re.MULTILINE)
     documented = {(int(code), name, int(status), bool(again)) for code, name, status, again in rows}
     kinds = error_kinds(errors.IncomingError)
-    sent = {(kind.code, kind.name, kind.status, kind.retryable) for kind in kinds}
+    # Some dialects have a kind under the same name, with a status of their own.
+    sent = {(kind.code, kind.name, kind.status, kind.retryable) for kind in kinds if kind.__module__ == errors.__name__}
     assert {row for row in documented ^ sent if row[1] != BROWSER_ONLY} == set()
 
 

@@ -46,6 +46,7 @@ def on_finish(upload: FinishedUpload) -> str:
         length=upload.length,
         name=upload.filename_from_browser,
         safe_name=upload.filename,
+        client_metadata=dict(upload.client_metadata),
     )
     time.sleep(float(upload.metadata.get("leisure", "0")))
     answer = upload.metadata.get("answer", "done")
