@@ -26,6 +26,7 @@ from .scenarios import (
     slow_uploads,
     small_files,
     streams,
+    tus,
     websocket,
 )
 from .setting import Setting
@@ -34,6 +35,7 @@ SCENARIOS: Mapping[str, Callable[[Setting], Report]] = {
     "A": streams.one_stream,
     "B": streams.eight_streams,
     "W": websocket.websocket,
+    "U": tus.tus,
     "C": small_files.small_files,
     "D": slow_uploads.slow_uploads,
     "L": long_link.long_link,
