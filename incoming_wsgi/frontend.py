@@ -205,19 +205,19 @@ class Frontend:
         except IncomingError as error:
             log.info("refused %s %r: %d %s", request.method, shortened(upload_id), error.status, error.name)
             return dialect.refusal(error, request, self._known(upload_id), door)
-        if body is not None and body.path:
+        if body is not None and body.path and body.length != 0:
             log.debug("%s %s: %s bytes by %s", request.method, shortened(upload_id), body.length, body.path)
         return response
 
     def _dialect_of(self, request: Request, upload_id: str) -> Dialect:
-        """By what the request has, or else the dialect that its upload was created in."""
+        """By what the request has, or else the dialect that its upload was created in, or else last opened in."""
         dialect = _spoken(request)
         if dialect is None:
             upload = self._known(upload_id)
             dialect = _DIALECTS.get(upload.created_with or upload.protocol) if upload is not None else None
-        if dialect is None or (dialect is tus and request.method == "GET"):
-            return chunks  # tus has no GET: who asks so wants to know the status
-        return dialect
+        if dialect is None or request.method not in dialect.METHODS:
+            return chunks
+        return chunks if dialect is tus and request.method == "GET" else dialect  # tus has none: it is for the status
 
     def _door(self, request: Request, body: RequestBody | None) -> Door:
         environ = request.environ

@@ -14,6 +14,7 @@ want Xvfb xvfb
 want node nodejs
 want npm npm
 want nginx nginx-light
+want curl curl
 want openssl openssl
 want redis-server redis-server
 want redis-sentinel redis-sentinel

@@ -12,7 +12,7 @@ import pytest
 import requests
 from websocket import WebSocketBadStatusException
 
-from tests.bad_inputs.wire import Connection
+from tests.bad_inputs.wire import Connection, ask, request
 from tests.support.chunk_client import ChunkClient
 from tests.support.processes import GUNICORN, OTHERS, AppServer
 from tests.support.waiting import eventually
@@ -21,6 +21,9 @@ from .conftest import Connect, StartServer, assert_arrived_once, data_of, sha256
 
 #: Servers that give a socket away, and have somebody left to serve the others then.
 WITH_WEBSOCKET = {"gevent", "gevent-preload", "gthread", "geventwebsocket", "gevent-pywsgi", "pywsgi", "werkzeug"}
+
+#: Servers under which no interim response can be sent.
+WITHOUT_SOCKET = {"waitress"}
 
 #: Servers that close a connection after each request.
 ONE_REQUEST_EACH = {"sync", "one-sync", "werkzeug"}
@@ -38,7 +41,7 @@ DATA = data_of(20_000_003)
 def test_every_server(
     kind: str, start_server: StartServer, connect: Connect, chunk_client: Callable[..., ChunkClient]
 ) -> None:
-    server = start_server(kind, LEVEL="DEBUG")
+    server = start_server(kind, LEVEL="DEBUG", INCOMING_INTERIM_RESPONSES="yes")
     _passes_through(server)
     _takes_chunks(server, chunk_client)
     _takes_them_by_the_fastest_way(server)
@@ -47,6 +50,12 @@ def test_every_server(
     _takes_a_small_file_in_one_request(server, chunk_client)
     _hands_over_to_a_path(server, chunk_client)
     _hands_over_to_a_url(server, chunk_client)
+    if kind in WITHOUT_SOCKET:
+        _announces_nothing(server)
+    else:
+        _announces_resumption(server)
+        _announces_nothing(server, version="1.0")
+        _announces_nothing(server, ("Via", "1.1 proxy"))
     if kind in WITH_WEBSOCKET:
         _takes_a_websocket(server, connect)
     else:
@@ -133,3 +142,43 @@ def _takes_a_websocket(server: AppServer, connect: Connect) -> None:
 def _refuses_a_websocket(server: AppServer, connect: Connect) -> None:
     with pytest.raises(WebSocketBadStatusException, match=r"50[13]"):
         connect(server.url, server.ticket(), DATA)
+
+
+def _announces_resumption(server: AppServer) -> None:
+    """Before a byte of the body has come, and beside the 100 that was asked for; by what it says the client goes on."""
+    ticket = server.ticket()
+    with Connection(server.port) as connection:
+        connection.send(_creation(ticket, ("Expect", "100-continue")))
+        announced = connection.answer()
+        assert announced.status == 104
+        assert announced.headers["upload-draft-interop-version"] == "8"
+        connection.send(DATA[:300_000])
+        connection.send_nothing_more()
+        connection.everything()
+    path = urlsplit(announced.headers["location"]).path
+    told = ask(server.port, "HEAD", path)
+    assert (told.headers["upload-offset"], told.headers["upload-complete"]) == ("300000", "?0")
+    about = [("Content-Type", "application/partial-upload"), ("Upload-Offset", "300000"), ("Upload-Complete", "?1")]
+    assert ask(server.port, "PATCH", path, about, DATA[300_000:1_000_000]).json()["phase"] == "finished"
+    assert_arrived_once(server, ticket, sha256(DATA[:1_000_000]))
+
+
+def _announces_nothing(server: AppServer, *about: tuple[str, str], version: str = "1.1") -> None:
+    ticket = server.ticket()
+    with Connection(server.port) as connection:
+        connection.send(_creation(ticket, *about, ("Connection", "close"), version=version) + DATA[:1_000_000])
+        answer = connection.everything()
+    assert re.match(rb"HTTP/1\.\d 200 ", answer)
+    assert b" 104 " not in answer
+    assert_arrived_once(server, ticket, sha256(DATA[:1_000_000]))
+
+
+def _creation(ticket: str, *about: tuple[str, str], version: str = "1.1") -> bytes:
+    """The head of a request that creates an upload of a million bytes."""
+    headers = [
+        ("Upload-Complete", "?1"),
+        ("Upload-Draft-Interop-Version", "8"),
+        ("Content-Length", "1000000"),
+        *about,
+    ]
+    return request("POST", f"/incoming/frontend/uploads/{ticket}", headers, version=version)
