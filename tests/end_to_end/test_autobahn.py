@@ -1,4 +1,4 @@
-"""Autobahn's cases against the WebSocket code, over real servers: a dialogue that every WebSocket library is held to."""
+"""Autobahn's cases against the WebSocket code, over real servers: what every WebSocket library is held to."""
 
 from __future__ import annotations
 
