@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
-const tus = createRequire(new URL("../../assets/package.json", import.meta.url))("tus-js-client");
+const tus = createRequire(new URL("../javascript/package.json", import.meta.url))("tus-js-client");
 const [protocol, endpoint, path, chunkSize] = process.argv.slice(2);
 const data = readFileSync(path); // of a stream that is sent in chunks, tus-js-client 4.3.1 never says that it ends
 
