@@ -7,6 +7,7 @@ land on either of them, and an upload does not mind.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ def main(name: str, host: str, port: int) -> int:
     if _taken(host, port):
         print(f"Port {port} is in use. Take another one:  make demo PORT={port + 1}", file=sys.stderr)
         return 2
+    _install_packages(HERE / name)
     print(f"==> Starting examples/{name}", flush=True)
     # For the node example, which starts a server in Python.
     environment = {**os.environ, "PYTHON": sys.executable}
@@ -41,6 +43,21 @@ def main(name: str, host: str, port: int) -> int:
         return 0
     finally:
         _stop(example)
+
+
+def _install_packages(folder: Path) -> None:
+    """Of npm's, where the example has some and npm is here; it does without them, too."""
+    npm = shutil.which("npm")
+    if npm is None or '"dependencies"' not in _text(folder / "package.json") or (folder / "node_modules").exists():
+        return
+    print("==> Installing packages for the browser", flush=True)
+    subprocess.run(
+        [npm, "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"], cwd=folder, check=False
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""
 
 
 def _run(name: str, host: str, port: int, example: subprocess.Popen[bytes]) -> int:

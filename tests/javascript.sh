@@ -17,5 +17,9 @@ if [ ! -d ../tests/javascript/node_modules/uppy ] || \
   echo "installing the clients of tus that the tests let upload"
   npm install --prefix ../tests/javascript --silent --no-audit --no-fund --no-package-lock
 fi
+if [ ! -d ../examples/flask_app/node_modules/uppy ]; then
+  echo "installing Uppy for the Flask example"
+  npm install --prefix ../examples/flask_app --silent --no-audit --no-fund --no-package-lock
+fi
 npm run --silent check
 npm test --silent

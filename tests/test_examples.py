@@ -190,3 +190,19 @@ def test_strangers(tmp_path: Path) -> None:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_uppy(page: Page, tmp_path: Path) -> None:
+    need("npm")
+    sources = [make_file(tmp_path, name, size) for name, size in (("Grüße.bin", 20 * MB), ("small.txt", 5))]
+    with example("flask_app", tmp_path, FLASK_APP_LEISURE="0") as address:
+        page.goto(f"{address}uppy")
+        page.locator("input.uppy-Dashboard-input[multiple]").first.set_input_files(sources)
+        page.get_by_role("button", name=re.compile("Upload .* file")).click()
+        expect(page.locator(".uppy-StatusBar.is-complete")).to_be_visible()
+        page.goto(address)
+        for source in sources:
+            link = page.get_by_role("link", name=source.name)
+            expect(link).to_be_visible()
+            fetched = requests.get(f"{address}{link.get_attribute('href')}", timeout=30)
+            assert hashlib.sha256(fetched.content).digest() == hashlib.sha256(source.read_bytes()).digest()

@@ -32,6 +32,7 @@ HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("FLASK_APP_DATA", HERE / "data"))
 FILES = DATA / "files"
 FILES.mkdir(parents=True, exist_ok=True)
+UPPY = HERE / "node_modules" / "uppy" / "dist"  # by npm install
 
 #: Seconds that processing takes at least, for small files to show it, too. Your app needs no such thing.
 LEISURE = float(os.environ.get("FLASK_APP_LEISURE", "2"))
@@ -57,7 +58,7 @@ CREATE TABLE IF NOT EXISTS files (
 # No script in the page, none from elsewhere, and nobody puts the page into a frame.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
@@ -69,6 +70,19 @@ app = Incoming(web, storage=DATA / "incoming", wait_timeout=30)
 @web.get("/")
 def page() -> str:
     return render_template("page.html")
+
+
+@web.get("/uppy")
+def page_with_uppy() -> str:
+    """The same by a library of other people's, which speaks tus."""
+    if not UPPY.is_dir():
+        abort(404, "Uppy is not installed: npm install")
+    return render_template("uppy.html")
+
+
+@web.get("/uppy/<name>")
+def uppy(name: str) -> Response:
+    return send_from_directory(UPPY, name)
 
 
 @web.post("/tickets")
