@@ -132,7 +132,7 @@ class Frontend:
         if path == "upload_ws":
             refuse_malformed(environ)
             return self._websocket(environ)
-        request = Request({**environ, "REQUEST_METHOD": tus.method_of(Request(environ))})
+        request = _as_meant(Request(environ))
         try:
             refuse_malformed(environ)
             response = self._respond(request, path)
@@ -504,6 +504,12 @@ def refusal(error: IncomingError, environ: WSGIEnvironment) -> Response:
     if tus.is_spoken(Request(environ)):
         tus.mark(response)
     return response
+
+
+def _as_meant(request: Request) -> Request:
+    """With the method that the client means; the server, which knows another one, goes on by its own."""
+    method = tus.method_of(request)
+    return request if method == request.method else Request({**request.environ, "REQUEST_METHOD": method})
 
 
 def _spoken(request: Request) -> Dialect | None:
