@@ -218,7 +218,12 @@ def _create(call: _Call) -> Response:
     upload = call.door.admit(ticket, metadata.values)
     if concatenation:
         upload = call.receiver.create_part(upload.id, length or 0)
-    upload = _begin(call, upload, length, metadata)
+    try:
+        upload = _begin(call, upload, length, metadata)
+    except TooLarge:
+        if not ticket:  # the app has allowed it for a shorter file: nobody will ever come for this
+            call.receiver.cancel(upload.id, "The file is too long.")
+        raise
     if body is not None:
         upload = _append_first(call, upload.id, body, expected)
     response = _created(call, _completed(upload, call.receiver))

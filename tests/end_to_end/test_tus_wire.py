@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.bad_inputs.conftest import OneWorker
 from tests.bad_inputs.wire import Answer, Connection
 from tests.support.processes import AppServer
 from tests.support.waiting import eventually
@@ -190,6 +191,19 @@ def test_a_connection_that_hangs_is_not_waited_for(server: AppServer, end: str) 
         assert (answer.status, answer.headers["upload-offset"]) == (204, str(len(DATA)))
         hanging.send(b"late bytes")
     assert_arrived_once(server, path.rpartition("/")[2], sha256(DATA))
+
+
+@requirement("tus-81")
+def test_who_was_replaced_hears_of_it(tmp_path: Path) -> None:
+    """In the same process even while nothing comes from there any more; so it does not go on as if nothing was."""
+    with OneWorker("gevent", tmp_path) as server, Connection(server.port) as hanging, Connection(server.port) as other:
+        path = create(other, server)
+        send_head(hanging, "PATCH", path, "Upload-Offset: 0", BYTES, f"Content-Length: {len(DATA)}")
+        hanging.send(DATA[:100_000])
+        eventually(lambda: look(other, path) > 0, what="the first bytes being recorded")
+        assert offset(other, path) == 100_000
+        assert hanging.answer("PATCH").status == 409
+        assert offset(other, path) == 100_000
 
 
 def look(connection: Connection, path: str) -> int:

@@ -496,6 +496,14 @@ def test_the_app_may_decide_instead_of_a_ticket(engine: Engine) -> None:
     assert len(asked) == 1
 
 
+@requirement("tus-35")
+def test_what_the_app_has_allowed_for_a_shorter_file(engine: Engine) -> None:
+    client = Client(engine, lambda request, metadata: engine.receiver.create("app", max_length=10))
+    assert client.create(Upload_Length="11").status_int == 413
+    assert [upload.state for upload in engine.receiver.find()] == [State.CANCELLED]
+    assert client.create(Upload_Length="10").status_int == 201
+
+
 def test_creating_again_finds_the_same_upload(engine: Engine, client: Client) -> None:
     ticket = client.ticket()
     url = client.upload(ticket, Upload_Length="1000")
