@@ -22,6 +22,7 @@ _MODULES: tuple[str, ...] = (
     "sigterm",
     "clock_jumps",
     "race",
+    "takeover",
 )
 
 
