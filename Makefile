@@ -2,6 +2,7 @@
 # make test      everything that must hold: linters, types, the browser library, all tests
 # make torture   the long campaigns of the fault laboratory (MINUTES=30, SEED=1, CAMPAIGN=name)
 # make mutants   can each of these campaigns fail? By deliberate faults
+# make fuzz      random requests of tus, led by the code that they reach (SECONDS=300)
 # make bench     how fast are we, beside other servers? Writes docs/performance.rst (half an hour)
 # make lint      only the linters and the types
 # make clean     removes what these commands made, but for what you uploaded into the examples
@@ -17,6 +18,7 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 EXAMPLE ?= bottle_app
 PYTEST_ARGS ?=
+SECONDS_OF_FUZZ = $(or $(SECONDS),300)
 BENCH_ARGS ?=
 
 VENV := .venv
@@ -24,7 +26,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SAY := @printf '\n==> %s\n'
 
-.PHONY: help demo test torture mutants bench lint types packages javascript clean
+.PHONY: help demo test torture mutants fuzz bench lint types packages javascript clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -43,6 +45,12 @@ torture: packages $(VENV)/.test-installed
 mutants: packages $(VENV)/.test-installed
 	$(SAY) "Fault laboratory: does each campaign notice a deliberate fault?"
 	@$(BIN)/python -m tests.faults.mutate
+
+fuzz: $(VENV)/.test-installed
+	$(SAY) "atheris, into $(VENV)"
+	@$(PIP) install atheris
+	$(SAY) "Random requests, for $(SECONDS_OF_FUZZ) s"
+	@$(BIN)/python -m tests.fuzz $(SECONDS_OF_FUZZ)
 
 bench: packages $(VENV)/.test-installed
 	$(SAY) "Servers to compare with, into .bench"
