@@ -285,7 +285,7 @@ class Exchange:
         if upload.state is State.DAMAGED:
             raise DigestMismatch("The file is not what its digest says.") if upload.promised else Damaged
         if upload.state in OPEN_STATES:
-            raise Unavailable("Some bytes of this upload are needed again.", retry_after=1)
+            raise Unavailable("Somebody else asked for this upload meanwhile, or some bytes are lost.", retry_after=1)
         self._refuse_over(upload)
         response = json_response(status_of(upload, self._door))
         response.headers.update(self._state(upload).items())

@@ -504,8 +504,8 @@ def test_the_offset_is_accepted_by_the_next_append(engine: Engine, client: Clien
     """Though another process is in the middle of a transfer: it ends."""
     client.create()
     told: list[Response] = []
-    monkey = Acting(DATA, lambda: told.append(client.head()))
-    assert client.append(0, monkey).status_int == 409
+    body = Acting(DATA, lambda: told.append(client.head()))
+    assert client.append(0, body).status_int == 409
     offset = int(told[0].headers["Upload-Offset"])
     assert client.upload.offset == offset
     assert client.append(offset, DATA[offset:], is_complete=True).status_int == 200
@@ -770,10 +770,15 @@ def test_cancelling_what_is_finished(running: Engine, client: Client) -> None:
 @requirement("ietf-39")
 def test_cancelling_ends_a_transfer(engine: Engine, client: Client) -> None:
     client.create()
-    answers: list[Response] = []
-    ended = client.append(0, Acting(DATA, lambda: answers.append(client.ask("DELETE"))), is_complete=True)
-    assert (answers[0].status_int, ended.status_int) == (204, 410)
-    assert client.interrupted[-1] == client.ticket
+    deletions: list[Response] = []
+
+    def delete() -> None:
+        client.interrupted.clear()
+        deletions.append(client.ask("DELETE"))
+
+    ended = client.append(0, Acting(DATA, delete), is_complete=True)
+    assert (deletions[0].status_int, ended.status_int) == (204, 410)
+    assert client.interrupted == [client.ticket]
     assert not engine.arriving(client.ticket).exists()
 
 
