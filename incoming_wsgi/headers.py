@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from webob import Request
+
 from .errors import BadRequest, NotImplementedHere, TooLarge
 
 #: Headers that have one value without a comma: servers join those that come twice by one.
@@ -41,6 +43,17 @@ def refuse_malformed(environ: Mapping[str, Any]) -> None:
         raise BadRequest("Content-Length and Transfer-Encoding exclude each other.")
     if coding.lower() not in ("", "chunked"):
         raise NotImplementedHere("This transfer coding is not supported.")
+
+
+def query_of(request: Request) -> Mapping[str, str]:
+    """The query of a request.
+
+    :raises BadRequest: it is not UTF-8.
+    """
+    try:
+        return request.GET
+    except UnicodeDecodeError:
+        raise BadRequest("The query is not UTF-8.") from None
 
 
 def content_length(environ: Mapping[str, Any]) -> int | None:

@@ -11,7 +11,8 @@ from webob import Request, Response
 
 from .bulk import Bulk
 from .checksums import Expectation
-from .errors import BadRequest, DigestMismatch, IncomingError, Replaced
+from .errors import DigestMismatch, IncomingError, Replaced
+from .headers import query_of
 from .receiver import Receiver, Session
 from .upload import Upload
 
@@ -112,10 +113,7 @@ def ticket_of(request: Request) -> str:
 
     :raises BadRequest: the query is malformed.
     """
-    try:
-        return request.GET.get("ticket") or request.headers.get("Incoming-Ticket", "")
-    except UnicodeDecodeError:
-        raise BadRequest("The query is not UTF-8.") from None
+    return query_of(request).get("ticket") or request.headers.get("Incoming-Ticket", "")
 
 
 def store(

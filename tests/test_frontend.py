@@ -155,6 +155,14 @@ def test_creating_without_a_ticket_or_with_a_wrong_one(door: Door) -> None:
     door.web.post("/p/frontend/uploads?ticket=../x", DATA, headers=headers, status=404)
 
 
+@pytest.mark.parametrize("query", ["ticket=%ff", "%ff", "wait=%ff"])
+def test_queries_that_are_no_text(door: Door, query: str) -> None:
+    door.web.post(f"/p/frontend/uploads?{query}", DATA, headers={"Upload-Complete": "?1"}, status=400)
+    door.web.options(f"/p/frontend/uploads?{query}", status=400)
+    door.web.get(f"{door.path}?{query}", status=400)
+    door.web.get(f"{door.path}?{query}", headers={"Upload-Draft-Interop-Version": "9"})
+
+
 def test_creating_as_the_app_allows(engine: Engine) -> None:
     asked: list[Mapping[str, str]] = []
 

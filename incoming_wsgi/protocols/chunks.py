@@ -27,6 +27,7 @@ from ..errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from ..headers import query_of
 from ..intake import Body, Door, complete, status_of, store, with_patience
 from ..receiver import Receiver, refuse_writing
 from ..responses import json_response
@@ -58,7 +59,7 @@ RESPONSE_HEADERS = ("Retry-After",)
 
 def is_spoken(request: Request) -> bool:
     """Whether a request has what only ours have."""
-    waits = request.method == "GET" and "wait" in request.GET
+    waits = request.method == "GET" and "wait" in query_of(request)
     return waits or "Content-Range" in request.headers or any(name.startswith("Incoming-") for name in request.headers)
 
 
@@ -105,8 +106,9 @@ def refusal(error: IncomingError, request: Request, upload: Upload | None, door:
 
 
 def _status(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
-    seconds = _seconds(request.GET.get("wait", "0"))
-    since = request.GET.get("since", "")
+    query = query_of(request)
+    seconds = _seconds(query.get("wait", "0"))
+    since = query.get("since", "")
     upload = receiver.status(upload_id)
     if upload.is_complete_by_length:
         upload = receiver.complete(upload)  # whoever had the last byte may not have lived to do it

@@ -147,7 +147,9 @@ def test_curl_asks_for_the_limits(address: Address) -> None:
 def test_tus_js_client(address: Address, file: Path, protocol: str) -> None:
     server, url = address
     ticket = server.ticket()
-    assert (ROOT / "tests" / "javascript" / "node_modules" / "tus-js-client").is_dir(), "tests/javascript.sh installs it"
+    assert (ROOT / "tests" / "javascript" / "node_modules" / "tus-js-client").is_dir(), (
+        "tests/javascript.sh installs it"
+    )
     script = str(ROOT / "tests" / "support" / "tus_upload.mjs")
     command = [need("node"), script, protocol, f"{url}{UPLOADS}?ticket={ticket}", str(file), str(MIB)]
     run = subprocess.run(
