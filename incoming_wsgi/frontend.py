@@ -135,9 +135,13 @@ class Frontend:
         request = _as_meant(Request(environ))
         try:
             refuse_malformed(environ)
-            response = self._respond(request, path)
         except IncomingError as error:
             response = self._refusal(error, request)
+            response.headers["Connection"] = "close"  # where it ends is anybody's guess
+        else:
+            response = self._response(request, path)
+        if servers.may_hide_a_length(environ):
+            response.headers["Connection"] = "close"
         if tus.is_spoken(request):
             tus.mark(response)
         self._add_cors(request, response)
@@ -153,6 +157,12 @@ class Frontend:
                 body.end()
 
     # -- HTTP -----------------------------------------------------------------------------------------------
+
+    def _response(self, request: Request, path: str) -> Response:
+        try:
+            return self._respond(request, path)
+        except IncomingError as error:
+            return self._refusal(error, request)
 
     def _respond(self, request: Request, path: str) -> Response:
         if path in assets.NAMES:
@@ -184,7 +194,7 @@ class Frontend:
         body = self._body(request)
         with self._reading(body, upload_id):
             response = self._respond_with(request, upload_id, action, body)
-            if body is not None and not body.drain(_DRAIN_SECONDS):
+            if body is None or not body.drain(_DRAIN_SECONDS):
                 response.headers["Connection"] = "close"
         response.headers["Cache-Control"] = "no-store"
         return response

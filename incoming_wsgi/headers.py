@@ -28,10 +28,14 @@ _CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
 
 
 def refuse_malformed(environ: Mapping[str, Any]) -> None:
-    """Refuse what could be read in two ways (RFC 9112, sections 5.2, 6.1 and 6.3).
+    """Refuse what could be read in two ways (RFC 9112, sections 3.2, 5.2, 6.1 and 6.3).
 
     :raises BadRequest, NotImplementedHere, TooLarge: the headers are not as they must be.
     """
+    if environ.get("SERVER_PROTOCOL") == "HTTP/0.9":
+        raise BadRequest("Requests have to be of HTTP/1.0 at least.")
+    if environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and not environ.get("HTTP_HOST"):
+        raise BadRequest("Host is missing.")
     for key, value in environ.items():
         if key.startswith("HTTP_") and (_CONTROL.search(key) or _CONTROL.search(str(value))):
             raise BadRequest("A header is folded, or has control characters.")
@@ -62,7 +66,7 @@ def content_length(environ: Mapping[str, Any]) -> int | None:
     :raises BadRequest: it is malformed.
     :raises TooLarge: no file is so long.
     """
-    text = str(environ.get("CONTENT_LENGTH") or "").strip()
+    text = str(environ.get("CONTENT_LENGTH") or "").strip(" \t")
     if not text:
         return None
     if not re.fullmatch("[0-9]+", text):

@@ -235,6 +235,16 @@ def trailers(environ: WSGIEnvironment) -> Callable[[], dict[str, str]] | None:
     return told
 
 
+def may_hide_a_length(environ: WSGIEnvironment) -> bool:
+    """Whether there may have been a ``Content-Length`` beside the chunked coding that the server has followed.
+
+    Such a connection must be closed (RFC 9112, section 6.1). gevent's own server drops the length without a word.
+    """
+    kind = type(environ["wsgi.input"])
+    is_pywsgi = f"{kind.__module__}.{kind.__name__}" == "gevent.pywsgi.Input"
+    return is_pywsgi and "HTTP_TRANSFER_ENCODING" in environ
+
+
 # -- the server -------------------------------------------------------------------------------------------------
 
 
