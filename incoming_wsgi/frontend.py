@@ -205,8 +205,10 @@ class Frontend:
         try:
             if upload_id and not is_ticket(upload_id):
                 raise UnknownUpload
-            if request.method not in ("GET", "HEAD"):
+            looks_only = request.method in ("GET", "HEAD")
+            if not looks_only or dialect is not chunks:  # in the others whoever asks for the offset ends a sender
                 self._refuse_foreign_origin(request)
+            if not looks_only:
                 self._refuse_while_closing()
             respond = chunks.pause if action else dialect.respond
             response = respond(request, upload_id, self._receiver(), door)
@@ -352,9 +354,12 @@ class Frontend:
     def _refuse_foreign_origin(self, request: Request) -> None:
         """:raises ForbiddenOrigin: a browser says that the page is of another site, which is not allowed.
 
-        Only browsers send ``Origin``, and they can't be made to leave it out of these requests.
+        Only browsers send ``Origin``. They can't be made to leave it out but of a GET or HEAD, by an image, say; then
+        ``Sec-Fetch-Site`` tells.
         """
         origin = request.headers.get("Origin")
+        if origin is None and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+            raise ForbiddenOrigin
         if origin is not None and not self._is_same_origin(request, origin) and not self._is_allowed(origin):
             raise ForbiddenOrigin
 

@@ -193,7 +193,7 @@ def test_limits_are_announced_as_strict_as_they_will_be(engine: Engine, door: Do
         (False, {}, False),
         (True, {"Via": "1.1 proxy"}, False),
         (True, {"X-Forwarded-For": "10.0.0.1"}, False),
-        (True, {"X-Forwarded-Proto": "https"}, False),
+        ("files.example", {"Origin": FOREIGN, "X-Forwarded-Host": "pages.example"}, False),
         (True, {"Forwarded": "for=10.0.0.1"}, False),
         (True, {"X-Real-IP": "10.0.0.1"}, False),
         (True, {"Upload-Draft-Interop-Version": "2"}, False),
@@ -236,6 +236,8 @@ def test_interim_responses(
         ("files.example", {"Origin": "files.example"}, False),
         ("files.example", {"Origin": "ftp://files.example"}, False),
         ("files.example", {"Origin": "http://["}, False),
+        ("files.example", {"Origin": FOREIGN, "X-Forwarded-Host": "pages.example"}, False),
+        ("files.example", {"Origin": FOREIGN, "Forwarded": "host=pages.example;proto=https"}, False),
         ("inside:8000", {"Origin": "https://files.example", "Sec-Fetch-Site": "same-origin"}, True),
         ("inside:8000", {"Origin": "https://files.example", "Sec-Fetch-Site": "same-site"}, False),
         ("inside:8000", {"Origin": "https://files.example", "Sec-Fetch-Site": "cross-site"}, False),
@@ -250,6 +252,41 @@ def test_pages_of_other_sites_may_not_upload(
     for method in ("DELETE", "PUT"):
         other = door.web.request(door.path, method=method, headers={"Host": host, **headers}, expect_errors=True)
         assert (other.status_int == 403) is not is_allowed
+
+
+#: What ends a running request, or changes something.
+SHUTTING_OUT = {
+    "an opening": ("POST", {"Incoming-Length": "10", "Incoming-Name": "x.bin"}),
+    "a chunk": ("PUT", {"Content-Range": "bytes 4-9/10", "Content-Type": "application/octet-stream"}),
+    "cancelling": ("DELETE", {}),
+    "a tus HEAD": ("HEAD", {"Tus-Resumable": "1.0.0"}),
+    "a tus PATCH": ("PATCH", {"Tus-Resumable": "1.0.0", "Upload-Offset": "4"}),
+    "a tus DELETE": ("DELETE", {"Tus-Resumable": "1.0.0"}),
+    "an override": ("POST", {"Tus-Resumable": "1.0.0", "X-HTTP-Method-Override": "DELETE"}),
+    "a HEAD of the drafts": ("HEAD", {"Upload-Draft-Interop-Version": "6"}),
+    "a bare HEAD": ("HEAD", {}),
+    "a bare GET": ("GET", {}),
+    "a PATCH of the drafts": ("PATCH", {"Upload-Complete": "?0", "Upload-Offset": "4"}),
+}
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [{"Origin": FOREIGN}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}],
+    ids=str,
+)
+@pytest.mark.parametrize("what", SHUTTING_OUT)
+def test_no_page_of_another_site_ends_a_request(
+    door: Door, engine: Engine, what: str, stranger: dict[str, str]
+) -> None:
+    """Not by an image either, whose request has no Origin: where it would shut a sender out, it is refused."""
+    method, headers = SHUTTING_OUT[what]
+    door.web.post(door.path, DATA[:4], headers={"Upload-Complete": "?0"}, content_type="text/plain", status=201)
+    before = engine.receiver.status(door.ticket)
+    assert before.session
+    answer = door.web.request(door.path, method=method, headers={**headers, **stranger}, status=403)
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert engine.receiver.status(door.ticket) == before
 
 
 def test_behind_a_proxy_the_public_url_counts(engine: Engine) -> None:
@@ -268,6 +305,7 @@ def test_pages_that_are_allowed_get_cors(engine: Engine) -> None:
     assert "Origin" in answer.headers["Vary"]
     refused = door.open(Origin=FOREIGN, Incoming_Length="11")
     assert refused.headers["Access-Control-Allow-Origin"] == FOREIGN  # else the page could not read why
+    assert "Access-Control-Allow-Credentials" not in answer.headers
     other = door.open(Origin="https://other.example")
     assert (other.status_int, other.headers.get("Access-Control-Allow-Origin")) == (403, None)
     assert "Origin" in other.headers["Vary"]
