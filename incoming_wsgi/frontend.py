@@ -223,13 +223,13 @@ class Frontend:
 
     def _dialect_of(self, request: Request, upload_id: str) -> Dialect:
         """By what the request has, or else the dialect that its upload was created in, or else last opened in."""
-        dialect = _spoken(request)
-        if dialect is None:
-            upload = self._known(upload_id)
-            dialect = _DIALECTS.get(upload.created_with or upload.protocol) if upload is not None else None
-        if dialect is None or request.method not in dialect.METHODS:
-            return chunks
+        dialect = _spoken(request) or self._remembered(upload_id, request.method)
         return chunks if dialect is tus and request.method == "GET" else dialect  # tus has none: it is for the status
+
+    def _remembered(self, upload_id: str, method: str) -> Dialect:
+        upload = self._known(upload_id)
+        dialect = _DIALECTS.get(upload.created_with or upload.protocol, chunks) if upload is not None else chunks
+        return dialect if method in dialect.METHODS else chunks
 
     def _door(self, request: Request, body: RequestBody | None) -> Door:
         environ = request.environ

@@ -193,7 +193,7 @@ def test_limits_are_announced_as_strict_as_they_will_be(engine: Engine, door: Do
         (False, {}, False),
         (True, {"Via": "1.1 proxy"}, False),
         (True, {"X-Forwarded-For": "10.0.0.1"}, False),
-        ("files.example", {"Origin": FOREIGN, "X-Forwarded-Host": "pages.example"}, False),
+        (True, {"X-Forwarded-Proto": "https"}, False),
         (True, {"Forwarded": "for=10.0.0.1"}, False),
         (True, {"X-Real-IP": "10.0.0.1"}, False),
         (True, {"Upload-Draft-Interop-Version": "2"}, False),

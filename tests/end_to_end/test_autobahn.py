@@ -17,7 +17,7 @@ CASES = 301
 GOOD = {"OK", "NON-STRICT", "INFORMATIONAL"}  # the second: refused in a moment, but not at the very first byte
 
 
-@pytest.mark.parametrize("kind", ["gevent", "gthread", "pywsgi"])
+@pytest.mark.parametrize("kind", ["gevent", "gthread"])
 def test_no_case_fails(kind: str, tmp_path: Path) -> None:
     with AppServer(kind, tmp_path, app="tests.support.echo_app:app") as server:
         results = asyncio.run(run(f"ws://127.0.0.1:{server.port}"))
