@@ -34,6 +34,18 @@ _SETTINGS = (
     ("digest", "BOOL", "whether the SHA-256 of each file is computed; default: true"),
     ("free_space_floor", "SIZE", "part of the disk that uploads leave free; default: 256M"),
     ("max_length", "SIZE", "longest file; default: 1T"),
+    ("trusted_proxies", "LIST", "networks of proxies whose X-Forwarded-For, -Proto and -Host count, and unix"),
+    ("owner_uploads", "N", "uploads that may be open for one owner; default: any number"),
+    ("owner_bytes", "SIZE", "bytes that these may have together; default: any"),
+    ("owner_tickets", "RATE", "tickets for one owner, such as 100/h; default: any number"),
+    ("address_uploads", "N", "uploads that may be open from one address; default: 1000"),
+    ("address_bytes", "SIZE", "bytes that these may have together; default: any"),
+    ("address_connections", "N", "connections from one address, to each worker; default: 256"),
+    ("total_uploads", "N", "uploads of an app that may be open; default: any number"),
+    ("total_bytes", "SIZE", "bytes that these may have together; default: any"),
+    ("total_connections", "N", "connections that bring bytes, to each worker; default: 5000"),
+    ("upload_connections", "N", "connections that bring bytes of one upload, to each worker; default: 32"),
+    ("backend_tickets", "RATE", "tickets for one back end, such as 600/m; default: any number"),
     ("idle_timeout", "SECONDS", "give an upload up when nothing has come for so long; default: 12 hours"),
     ("handover_timeout", "SECONDS", "how long a back end may take to answer; default: 55"),
     ("wait_timeout", "SECONDS", "call a back end that said wait again after; default: 600"),
@@ -156,7 +168,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         default=os.environ.get("INCOMING_CONFIG", ""),
-        help="apps of a central server: sections [app:NAME] with key, finish_hosts, storage, max_length",
+        help="apps of a central server: sections [app:NAME] with key, finish_hosts, storage, max_length and limits",
     )
 
 

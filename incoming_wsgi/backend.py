@@ -105,6 +105,7 @@ class Backend:
             max_length=_length(values, "maxLength"),
             length=_length(values, "length"),
             owner=_value(values, "owner", ""),
+            by_backend=True,
         )
         return text_response(upload.id)
 

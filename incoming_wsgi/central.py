@@ -9,17 +9,19 @@ from __future__ import annotations
 import configparser
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import offload, servers
 from .backend import Backend, Client
+from .clients import Proxies
 from .errors import IncomingError
 from .frontend import Frontend
 from .handover import URLHandler
 from .middleware import (
     PerProcess,
+    allowance_of,
     close_when_stopping,
     make_receiver,
     manners_of,
@@ -27,6 +29,7 @@ from .middleware import (
     route,
     storage_of,
 )
+from .quotas import Allowance, rate_of
 from .receiver import App, Receiver
 from .settings import Settings, size
 from .signatures import key_of
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 
 #: How a section of the configuration file for an app begins: ``[app:photos]``.
 _SECTION = "app:"
-_APP_OPTIONS = frozenset({"key", "finish_hosts", "storage", "max_length", "signing_keys"})
+_ALLOWANCES = {each.name: str(each.type) for each in fields(Allowance)}
+_APP_OPTIONS = frozenset({"key", "finish_hosts", "storage", "max_length", "signing_keys", *_ALLOWANCES})
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Tenant:
     finish_hosts: tuple[str, ...]
     max_length: int
     signing_keys: tuple[bytes, ...] = ()
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 def tenants_of(settings: Settings, config: str) -> list[Tenant]:
@@ -70,6 +75,7 @@ def tenants_of(settings: Settings, config: str) -> list[Tenant]:
             settings.finish_hosts,
             settings.max_length,
             tuple(map(key_of, settings.signing_keys)),
+            allowance_of(settings),
         )
         return [only]
     parser = configparser.ConfigParser(interpolation=None)
@@ -98,7 +104,18 @@ def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
         finish_hosts=_words(section, "finish_hosts"),
         max_length=size(section.get("max_length", str(settings.max_length))),
         signing_keys=tuple(map(key_of, _words(section, "signing_keys"))),
+        allowance=replace(allowance_of(settings), **_allowances(section)),
     )
+
+
+def _allowances(section: configparser.SectionProxy) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in section.keys() & _ALLOWANCES.keys():
+        text = section[name]
+        found[name] = size(text) if _ALLOWANCES[name] == "int" else text
+        if isinstance(found[name], str) and text:
+            rate_of(name, text)
+    return found
 
 
 def _words(section: configparser.SectionProxy, name: str) -> tuple[str, ...]:
@@ -113,7 +130,7 @@ def receiver_of(settings: Settings, tenants: Iterable[Tenant]) -> Receiver:
 def _app_of(tenant: Tenant, settings: Settings) -> App:
     hosts = _hosts_of(tenant, settings)
     handlers = {"url": URLHandler(settings.handover_timeout, tenant.signing_keys, hosts.addresses_of)}
-    return App(tenant.name, tenant.storage, handlers, tenant.max_length)
+    return App(tenant.name, tenant.storage, handlers, tenant.max_length, tenant.allowance)
 
 
 def _hosts_of(tenant: Tenant, settings: Settings) -> FinishHosts:
@@ -130,6 +147,7 @@ class Central:
         self._settings = settings
         self._tenants = tenants
         self._internal = tuple(internal)
+        self._proxies = Proxies(settings.trusted_proxies)
         self._engine = PerProcess(self._make_receiver)
         self._frontend = Frontend(self._engine.get, manners_of(settings))
         self._backend = Backend(self._engine.get, [self._client(tenant) for tenant in tenants])
@@ -142,7 +160,7 @@ class Central:
         address = servers.listener(environ)
         internal = any(is_bound(bind, address) for bind in self._internal)
         frontend, backend = (None, self._backend) if internal else (self._frontend, None)
-        return route(environ, start_response, self._settings.prefix, frontend, backend)
+        return route(self._proxies.behind(environ), start_response, self._settings.prefix, frontend, backend)
 
     def _make_receiver(self) -> Receiver:
         receiver = receiver_of(self._settings, self._tenants)

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from webob import Request, Response
 from . import assets, servers
 from .bodies import RequestBody, body_of
 from .channel import Channel, handshake
+from .clients import network_of
 from .errors import (
     BadRequest,
     Forbidden,
@@ -46,7 +47,9 @@ from .protocols.websocket import (
 )
 from .receiver import Receiver
 from .responses import json_response
+from .turnstile import Turnstile
 from .upload import Upload, is_ticket, shortened
+from .visitors import Visitor
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -91,6 +94,8 @@ class Manners:
     :ivar max_length: bytes of the longest file that is taken.
     :ivar receive_timeout: seconds of silence after which a sender is cut off; what has arrived is kept.
     :ivar interim_responses: whether clients may be sent one that tells them how to resume.
+    :ivar address_connections: that may bring bytes from one address at the same time; 0 for any number.
+    :ivar total_connections: that may bring bytes at the same time; 0 for any number.
     """
 
     allow_origins: Collection[str]
@@ -102,6 +107,8 @@ class Manners:
     max_length: int
     receive_timeout: float
     interim_responses: bool = False
+    address_connections: int = 0
+    total_connections: int = 0
 
 
 #: Asks the app whether somebody without a ticket may create an upload, given the client's metadata; makes it.
@@ -118,6 +125,7 @@ class Frontend:
         self._manners = manners
         self._permit = permit
         self._seats = servers.Seats()
+        self._turnstile = Turnstile(manners.address_connections, manners.total_connections)
         self._channels: set[Channel] = set()
         self._bodies: dict[RequestBody, str] = {}  # those that are being read, and the uploads that they are for
         self._interrupted: set[RequestBody] = set()  # of these, those that a newer request has ended
@@ -202,6 +210,7 @@ class Frontend:
     def _respond_with(self, request: Request, upload_id: str, action: str, body: RequestBody | None) -> Response:
         door = self._door(request, body)
         dialect = self._dialect_of(request, upload_id)
+        receiver = self._receiver().seen_by(_visitor(request.environ))
         try:
             if upload_id and not is_ticket(upload_id):
                 raise UnknownUpload
@@ -211,7 +220,8 @@ class Frontend:
             if not looks_only:
                 self._refuse_while_closing()
             respond = chunks.pause if action else dialect.respond
-            response = respond(request, upload_id, self._receiver(), door)
+            with self._room_for(request, body):
+                response = respond(request, upload_id, receiver, door)
             if body is not None and body.was_cut:
                 self._refuse_what_was_ended(body)  # what has come is safe, but it was not all: that must not look so
         except IncomingError as error:
@@ -220,6 +230,11 @@ class Frontend:
         if body is not None and body.path and body.length != 0:
             log.debug("%s %s: %s bytes by %s", request.method, shortened(upload_id), body.length, body.path)
         return response
+
+    def _room_for(self, request: Request, body: RequestBody | None) -> AbstractContextManager[None]:
+        if body is None or body.length == 0:
+            return nullcontext()
+        return self._turnstile.let_in(network_of(request.environ))
 
     def _dialect_of(self, request: Request, upload_id: str) -> Dialect:
         """By what the request has, or else the dialect that its upload was created in, or else last opened in."""
@@ -407,7 +422,7 @@ class Frontend:
         response = handshake(environ)
         if response.status_code != 101:
             raise BadRequest("The WebSocket handshake is malformed.")
-        with self._seats.sit(environ) as seated:
+        with self._turnstile.let_in(network_of(environ)), self._seats.sit(environ) as seated:
             if not seated or self.is_closed:
                 raise Unavailable("No further WebSocket can be opened now; upload over HTTP.", retry_after=5)
             connection = servers.take(environ)
@@ -419,15 +434,15 @@ class Frontend:
                 longest_text=LONGEST_TEXT,
                 longest_binary=max(self._manners.window.chunk_size, WINDOW_OF_0_1.chunk_size),
             )
-            self._converse(channel)
+            self._converse(channel, self._receiver().seen_by(_visitor(environ)))
         return connection.leave()
 
-    def _converse(self, channel: Channel) -> None:
-        conversation = Conversation(self._receiver(), self._manners.window)
+    def _converse(self, channel: Channel, receiver: Receiver) -> None:
+        conversation = Conversation(receiver, self._manners.window)
         with self._guard:
             self._channels.add(channel)
         try:
-            Dialogue(channel, conversation, self._receiver(), self._manners.receive_timeout).run()
+            Dialogue(channel, conversation, receiver, self._manners.receive_timeout).run()
         except Exception:
             log.exception("a WebSocket failed")
             channel.close(RESTART)
@@ -525,6 +540,10 @@ def _as_meant(request: Request) -> Request:
     """With the method that the client means; the server, which knows another one, goes on by its own."""
     method = tus.method_of(request)
     return request if method == request.method else Request({**request.environ, "REQUEST_METHOD": method})
+
+
+def _visitor(environ: WSGIEnvironment) -> Visitor:
+    return Visitor(network_of(environ))
 
 
 def _spoken(request: Request) -> Dialect | None:

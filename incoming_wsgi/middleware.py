@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -19,10 +19,12 @@ from webob import Request
 
 from . import offload, servers
 from .backend import Backend, Client, checked_secret
+from .clients import Proxies, network_of
 from .errors import Forbidden, IncomingError, NotFound, UnknownUpload
 from .frontend import Frontend, Manners, refusal
 from .handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandler
 from .protocols.websocket import Window
+from .quotas import Allowance
 from .receiver import App, Patience, Receiver
 from .registry import from_url
 from .responses import text_response
@@ -101,6 +103,7 @@ class Incoming:
         self._authorize = authorize
         self.settings = gather(options)
         self._finish_hosts = FinishHosts(allowed=self.settings.finish_hosts, path=True, prefix=self.settings.prefix)
+        self._proxies = Proxies(self.settings.trusted_proxies)
         self._engine = PerProcess(self._make_receiver)
         permit = self._permit if authorize is not None else None
         self._frontend = Frontend(self._engine.get, manners_of(self.settings), permit)
@@ -116,7 +119,9 @@ class Incoming:
                 return refuse(error, environ, start_response)
             log.warning("uploads can't be taken: %s", error)  # the app itself goes on
         if is_ours:
-            return route(environ, start_response, self.settings.prefix, self._frontend, self._backend)
+            return route(
+                self._proxies.behind(environ), start_response, self.settings.prefix, self._frontend, self._backend
+            )
         return self._pass_through(environ, start_response)
 
     # -- for the app ----------------------------------------------------------------------------------------
@@ -144,6 +149,7 @@ class Incoming:
         :param metadata: text for ``on_finish``.
         :returns: the ticket, for ``incoming.Uploader(ticket, file)``.
         :raises BadRequest: the target is no URL, or there is no ``on_finish``.
+        :raises OverQuota: the owner, or the app, has too much open, or was too quick.
         """
         permission = Permission(
             signal_finish_url=signal_finish_url,
@@ -155,7 +161,7 @@ class Incoming:
         )
         return self._create(permission, length).id
 
-    def _create(self, permission: Permission, length: int | None = None) -> Upload:
+    def _create(self, permission: Permission, length: int | None = None, client: str = "") -> Upload:
         if permission.signal_finish_url:
             parsed_target(permission.signal_finish_url, self.settings.prefix)
         return self._engine.get().create(
@@ -169,6 +175,7 @@ class Incoming:
             owner=permission.owner,
             name=permission.filename,
             metadata=permission.metadata,
+            client=client,
         )
 
     def _permit(self, request: Request, metadata: Mapping[str, str]) -> Upload:
@@ -178,7 +185,7 @@ class Incoming:
         permission = self._authorize(bare, metadata) if self._authorize is not None else None
         if permission is None:
             raise Forbidden("The app does not allow this upload.")
-        return self._create(permission)
+        return self._create(permission, client=network_of(request.environ))
 
     def cancel_upload(self, ticket: str, reason: str = "cancelled by the app") -> None:
         """Give an upload up and delete its bytes.
@@ -216,7 +223,7 @@ class Incoming:
 
     def _pass_through(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         environ["incoming"] = self
-        _remember_address(environ)
+        _remember_address(self._proxies.behind(environ))
         return self._app(environ, start_response)
 
     def _make_receiver(self) -> Receiver:
@@ -229,7 +236,7 @@ class Incoming:
         }
         if self._on_finish is not None or self._on_cancel is not None:
             handlers["callable"] = CallableHandler(self._on_finish, self._on_cancel, self._record_move)
-        app = App(settings.name, storage_of(settings), handlers, settings.max_length)
+        app = App(settings.name, storage_of(settings), handlers, settings.max_length, allowance_of(settings))
         receiver = make_receiver(settings, [app])
         receiver.start()
         offload.background(close_when_stopping, self._frontend, name="shutdown watch")
@@ -363,7 +370,13 @@ def manners_of(settings: Settings) -> Manners:
         max_length=settings.max_length,
         receive_timeout=settings.receive_timeout,
         interim_responses=settings.interim_responses,
+        address_connections=settings.address_connections,
+        total_connections=settings.total_connections,
     )
+
+
+def allowance_of(settings: Settings) -> Allowance:
+    return Allowance(**{each.name: getattr(settings, each.name) for each in fields(Allowance)})
 
 
 def patience_of(settings: Settings) -> Patience:
@@ -374,8 +387,14 @@ def make_receiver(settings: Settings, apps: Iterable[App]) -> Receiver:
     """The engine for these apps; not started."""
     registry = from_url(registry_of(settings))
     by_name = {app.name: app for app in apps}
-    fsync, digest = settings.durability == "fsync", settings.digest
-    return Receiver(registry, by_name, patience_of(settings), fsync=fsync, digest=digest)
+    return Receiver(
+        registry,
+        by_name,
+        patience_of(settings),
+        fsync=settings.durability == "fsync",
+        digest=settings.digest,
+        connections=settings.upload_connections,
+    )
 
 
 def storage_of(settings: Settings, folder: str = "") -> FileStorage:

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import Any, BinaryIO
@@ -43,9 +44,12 @@ from .errors import (
 from .extents import Extents
 from .handover import Handler, Notice, Outcome, handler_for
 from .outbox import Outbox, is_given_up, later
+from .quotas import Allowance, Quota, Use
 from .registry import Delivery, Registry, Unsubscribe
 from .storage import Data, Storage, SyncFailed, Writer
+from .turnstile import Turnstile
 from .upload import CLOSED_STATES, MOVES, OPEN_STATES, State, Upload, is_ticket, shortened
+from .visitors import INSIDER, Visitor
 from .watermark import Watermarks
 
 log = logging.getLogger("incoming_wsgi")
@@ -84,12 +88,14 @@ class App:
 
     :ivar handlers: how its files are handed over, by kind.
     :ivar max_length: bytes that its uploads may have, where the ticket does not say less.
+    :ivar allowance: what all of them may take up together.
     """
 
     name: str
     storage: Storage
     handlers: Mapping[str, Handler]
     max_length: int
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class Receiver:
     """:param apps: the apps that this process serves, by name.
     :param fsync: whether a byte is acknowledged only when a power cut can't take it any more.
     :param digest: whether the SHA-256 of each file is computed.
+    :param connections: that may bring bytes of one upload to this process at the same time; 0 for any number.
     """
 
     def __init__(
@@ -131,8 +138,11 @@ class Receiver:
         *,
         fsync: bool = False,
         digest: bool = True,
+        connections: int = 0,
     ) -> None:
         self.registry = registry
+        self._visitor = INSIDER
+        self._lanes = Turnstile(connections)
         self._fsync = fsync
         self._apps = apps
         self._patience = patience
@@ -159,6 +169,12 @@ class Receiver:
         self._outbox.stop()
         self.registry.close()
 
+    def seen_by(self, visitor: Visitor) -> Receiver:
+        """This same receiver, as a visitor may use it: what they do counts for them."""
+        view = copy(self)
+        view._visitor = visitor  # noqa: SLF001 (of ourselves)
+        return view
+
     # -- tickets --------------------------------------------------------------------------------------------
 
     def create(
@@ -174,6 +190,8 @@ class Receiver:
         owner: str = "",
         name: str = "",
         metadata: Mapping[str, str] | None = None,
+        client: str = "",
+        by_backend: bool = False,
     ) -> Upload:
         """A new upload of an app; its id is the ticket.
 
@@ -182,7 +200,10 @@ class Receiver:
         :param length: bytes that the file has, where that is known.
         :param owner: a label of whoever will upload.
         :param name: what the file is called, whatever the client says.
+        :param client: the address that it counts for, where it is known already.
+        :param by_backend: whether the HTTP API asks for it.
         :raises BadRequest: there is nobody to hand the file to.
+        :raises OverQuota: the owner, the address or the app has too much open, or was too quick.
         :raises TooLarge: the file is longer than is allowed.
         """
         if handler_for(target) not in self._apps[app].handlers:
@@ -196,13 +217,16 @@ class Receiver:
             max_length=max_length,
             length=length,
             owner=owner,
+            client=client,
             filename_from_browser=name,
             metadata=dict(metadata or {}),
             event_id=f"msg_{uuid.uuid4().hex}",
             active_at=self.registry.now(),
         )
         self._refuse_other_file(upload, length, "")
-        created = self.registry.create(upload)
+        allowance = self._apps[app].allowance
+        rates = allowance.rates(upload, by_backend=by_backend)
+        created = self.registry.create(upload, quotas=allowance.quotas(upload), rates=rates)
         self.registry.sync()  # in both modes: a page that holds a ticket which nobody knows could not go on
         return created
 
@@ -213,6 +237,7 @@ class Receiver:
         :raises UnknownUpload, Cancelled, Expired, AlreadyComplete: that other one takes no more bytes.
         :raises BadRequest: it has too many parts, or is a part itself.
         :raises TooLarge: all its parts together are longer than the ticket, or the app, allows.
+        :raises OverQuota: so many bytes are more than may be open.
         """
         whole = self._known(whole_id)
         self._refuse_if_over(whole)
@@ -224,7 +249,15 @@ class Receiver:
         together, limit = length + sum(part.length or part.received for part in parts), self.limit(whole)
         if together > limit:
             raise TooLarge(f"The parts have {together} bytes together; {limit} are allowed.")
-        part = Upload(app=whole.app, max_length=whole.max_length, part_of=whole.id, active_at=self.registry.now())
+        part = Upload(
+            app=whole.app,
+            owner=whole.owner,
+            client=whole.client or self._visitor.client,
+            max_length=whole.max_length,
+            part_of=whole.id,
+            active_at=self.registry.now(),
+        )
+        self._refuse_over_quota(part, length)
         return self.registry.create(part)
 
     def status(self, upload_id: str, app: str | None = None) -> Upload:
@@ -299,6 +332,7 @@ class Receiver:
         :raises UnknownUpload, Cancelled, Expired, Damaged, Undeliverable: there is nothing to open any more.
         :raises FileChanged: an earlier opening was for another file.
         :raises TooLarge: the file is longer than the ticket, or the app, allows.
+        :raises OverQuota: too much is open already.
         """
         for _ in range(_CONFLICTS):
             upload = self._known(upload_id)
@@ -308,7 +342,8 @@ class Receiver:
                 return None
             file = _File(length, name, fingerprint, protocol, is_creation, client_metadata or {}, notes or {})
             try:
-                saved = self.registry.save(upload, self._opened(upload, State.RECEIVING, file))
+                opened = self._opened(upload, State.RECEIVING, file)
+                saved = self.registry.save(upload, opened, quotas=self._quotas(opened))
             except Conflict:
                 continue
             log.info("upload %s opened (%s), %d of %s bytes", shortened(saved.id), protocol, saved.received, length)
@@ -394,6 +429,7 @@ class Receiver:
             state,
             epoch=upload.epoch + 1,
             session=secrets.token_urlsafe(16),
+            client=upload.client or self._visitor.client,
             protocol=file.protocol,
             created_with=upload.created_with or (file.protocol if file.is_creation else ""),
             length=upload.length if file.length is None else file.length,
@@ -910,7 +946,16 @@ class Receiver:
         except BaseException:
             writer.close()
             raise
-        return Session(upload, self.registry, writer, self._arrived, self.limit(upload), fsync=self._fsync)
+        lane = (upload.id, upload.session)
+        try:
+            limit = min(self.limit(upload), self._room_for(upload))
+            self._lanes.enter(lane)
+        except BaseException:
+            writer.close()
+            raise
+        session = Session(upload, self.registry, writer, self._arrived, limit, fsync=self._fsync)
+        session.closed = lambda: self._lanes.leave(lane)
+        return session
 
     def _arrived(self, upload: Upload) -> None:
         """More of an upload is safe."""
@@ -943,6 +988,24 @@ class Receiver:
         if length > limit:
             raise TooLarge(f"The file has {length} bytes; {limit} are allowed.")
 
+    def _quotas(self, upload: Upload) -> tuple[Quota, ...]:
+        return self._apps[upload.app].allowance.quotas(upload)
+
+    def _refuse_over_quota(self, upload: Upload, length: int) -> None:
+        """:raises OverQuota: ``length`` bytes, that will come soon, are too many."""
+        for quota in self._quotas(upload):
+            if quota.bytes:
+                quota.refuse_growth(self.registry.usage(quota), Use(0, 0), Use(0, length))
+
+    def _room_for(self, upload: Upload) -> float:
+        """Bytes that an upload of unknown length may have, by what else is open now."""
+        if upload.length is not None:
+            return float("inf")
+        quotas = [quota for quota in self._quotas(upload) if quota.bytes]
+        used = [self.registry.usage(quota).bytes for quota in quotas]
+        room = [quota.bytes - bytes_ for quota, bytes_ in zip(quotas, used, strict=True)]
+        return upload.received + max(0, min(room)) if room else float("inf")
+
     def limit(self, upload: Upload) -> int:
         """Bytes that an upload may have at most."""
         limits = (upload.max_length, self._apps[upload.app].max_length)
@@ -969,10 +1032,11 @@ class Session:
         registry: Registry,
         writer: Writer,
         arrived: Callable[[Upload], None],
-        limit: int,
+        limit: float,
         *,
         fsync: bool,
     ) -> None:
+        self.closed: Callable[[], None] = _nothing
         self.upload = upload
         self._registry = registry
         self._writer = writer
@@ -1080,6 +1144,8 @@ class Session:
     def close(self) -> None:
         """Let go of the storage; unrecorded bytes do not count."""
         self._writer.close()
+        closed, self.closed = self.closed, _nothing
+        closed()
 
     def __enter__(self) -> Session:
         return self
@@ -1095,6 +1161,10 @@ class Session:
         if len(current.extents.ranges) > _MOST_EXTENTS:
             raise BadRequest("The bytes of this upload arrive in too many separate pieces.")
         return current
+
+
+def _nothing() -> None:
+    pass
 
 
 def refuse_writing(upload: Upload, token: str) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
+from .clients import Proxies
+from .quotas import rate_of
 from .registry import check as check_registry
 from .signatures import key_of
 
@@ -77,6 +79,46 @@ class Settings:
 
     send_ahead: int = 64
     """Chunks that our library may have unacknowledged on a WebSocket."""
+
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of the proxies in front (``10.0.0.0/8``, ``127.0.0.1``), and ``unix`` for one that comes by a unix
+    socket. Only their ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are believed."""
+
+    owner_uploads: int = 0
+    """Uploads that may be open for one owner at the same time; like all limits of this kind, 0 for any number."""
+
+    owner_bytes: int = 0
+    """Bytes that the open uploads of one owner may have together."""
+
+    owner_tickets: str = ""
+    """How many tickets there are for one owner: ``100/h``, as many at once; also per ``s``, ``m`` or ``d``."""
+
+    address_uploads: int = 1000
+    """Uploads that may be open from one client address (of IPv6, one /64) at the same time."""
+
+    address_bytes: int = 0
+    """Bytes that the open uploads from one address may have together."""
+
+    address_tickets: str = "600/m"
+    """How many uploads one address may create without a ticket, where ``authorize`` lets it."""
+
+    address_connections: int = 256
+    """Connections from one address that may bring bytes at the same time, to each process."""
+
+    total_uploads: int = 0
+    """Uploads of the app that may be open at the same time."""
+
+    total_bytes: int = 0
+    """Bytes that the open uploads of the app may have together; ``free_space_floor`` holds besides."""
+
+    total_connections: int = 5000
+    """Connections that may bring bytes at the same time, to each process."""
+
+    upload_connections: int = 32
+    """Connections that may bring bytes of one upload at the same time, to each process."""
+
+    backend_tickets: str = ""
+    """How many tickets the HTTP API gives to one back end."""
 
     lanes: int = 4
     """Chunks of one client that may be on their way over HTTP at the same time."""
@@ -191,6 +233,7 @@ def _checked(settings: Settings) -> Settings:
         check_registry(settings.registry)
     for key in settings.signing_keys:
         key_of(key)
+    _check_limits(settings)
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", settings.prefix):
         raise ValueError(f"prefix must be a path such as /incoming, not {settings.prefix!r}")
     if settings.durability not in ("process", "fsync"):
@@ -209,3 +252,13 @@ def _checked(settings: Settings) -> Settings:
         if not getattr(settings, name) > 0:  # nor is what is no number
             raise ValueError(f"{name} must be greater than 0")
     return settings
+
+
+def _check_limits(settings: Settings) -> None:
+    Proxies(settings.trusted_proxies)
+    for name in ("owner_tickets", "address_tickets", "backend_tickets"):
+        if getattr(settings, name):
+            rate_of(name, getattr(settings, name))
+    for name, kind in _KINDS.items():
+        if kind == "int" and getattr(settings, name) < 0:
+            raise ValueError(f"{name} must not be negative")

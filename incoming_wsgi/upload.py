@@ -126,6 +126,7 @@ class Upload:
     version: int = 0  # risen by the registry with every saved change, so that others can wait for one
     app: str = ""  # whose upload it is; a stand-alone server serves several apps
     owner: str = ""  # a label that the app gives to whoever uploads
+    client: str = ""  # the address, or network, of whoever has opened it first: it counts for them
     created_with: str = ""  # the dialect that a client has created it by; empty where the app has
     protocol: str = "incoming"  # the dialect of the last opening
     created_at: float = field(default_factory=time.time)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from incoming_wsgi import receiver
 from incoming_wsgi.bulk import Piped, bulk_of, pipes
 from incoming_wsgi.handover import Handler, Notice, Outcome
+from incoming_wsgi.quotas import Allowance
 from incoming_wsgi.receiver import App, Patience, Receiver, Session
 from incoming_wsgi.registry import sqlite
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
@@ -113,6 +114,7 @@ class Engine:
 
     :param handler: takes the files in place of the played app.
     :param registry: one that stands in for the SQLite file in the folder.
+    :param allowance: what all uploads may take up together.
     """
 
     def __init__(
@@ -127,14 +129,18 @@ class Engine:
         digest: bool = True,
         boot_id: str = "",
         registry: Any = None,
+        connections: int = 0,
+        **allowance: Any,
     ) -> None:
         self.folder = folder
         self.app = PlayedApp()
         self.storage = FileStorage(folder)
         self.registry: SQLiteRegistry = registry or SQLiteRegistry(folder / "registry.sqlite3", boot_id)
-        app = App("app", self.storage, {"callable": handler or self.app}, max_length)
+        app = App("app", self.storage, {"callable": handler or self.app}, max_length, Allowance(**allowance))
         patience = Patience(idle=idle, wait=wait)
-        self.receiver = Receiver(self.registry, {"app": app}, patience, fsync=fsync, digest=digest)
+        self.receiver = Receiver(
+            self.registry, {"app": app}, patience, fsync=fsync, digest=digest, connections=connections
+        )
 
     def start(self) -> None:
         """Deliver from now on."""

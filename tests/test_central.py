@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,15 @@ def test_limits(server: Server) -> None:
         status=413,
     )
     assert answer.json["error"]["name"] == "too_large"
+
+
+def test_apps_have_limits_of_their_own(settings: Settings, tmp_path: Path) -> None:
+    text = "[app:a]\nkey = a\nowner_bytes = 1G\nbackend_tickets = 5/m\n[app:b]\nkey = b\n"
+    first, second = tenants_of(replace(settings, owner_uploads=3), config(tmp_path, text))
+    assert first.allowance == replace(second.allowance, owner_bytes=2**30, backend_tickets="5/m")
+    assert second.allowance.owner_uploads == 3
+    with pytest.raises(ValueError, match="is no rate"):
+        tenants_of(settings, config(tmp_path, "[app:a]\nkey = a\nowner_tickets = 5\n"))
 
 
 def test_a_single_app_needs_no_file(settings: Settings) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Event
 from urllib.parse import urlsplit
 
+from ..quotas import Quota, Rate, Use
 from ..upload import State, Upload
 
 #: What ends a subscription to the changes of an upload.
@@ -84,8 +85,11 @@ class Registry(ABC):
         """
 
     @abstractmethod
-    def create(self, upload: Upload) -> Upload:
-        """Record a new upload."""
+    def create(self, upload: Upload, *, quotas: Sequence[Quota] = (), rates: Sequence[Rate] = ()) -> Upload:
+        """Record a new upload.
+
+        :raises OverQuota: it would be too many of them, or too much, or it comes too soon; nothing was recorded.
+        """
 
     @abstractmethod
     def get(self, upload_id: str) -> Upload | None:
@@ -102,6 +106,7 @@ class Registry(ABC):
         back_to_synced: bool = False,
         if_nothing_came: bool = False,
         all_came: bool = False,
+        quotas: Sequence[Quota] = (),
     ) -> Upload:
         """Compare and set: store what differs, if state, epoch, session and holder are still those of ``before``.
 
@@ -113,7 +118,9 @@ class Registry(ABC):
         :param all_came: all bytes, of the length that ``after`` has, have arrived with this move, and are synced.
         :param enqueue: a row for the outbox, written in the same transaction.
         :param settle: a row of the outbox that is done with, removed in the same transaction.
+        :param quotas: that this move must not exceed.
         :returns: the upload as it is stored now, with the extents that others have added meanwhile.
+        :raises OverQuota: it would; nothing was written.
         :raises Conflict: somebody else moved it first; nothing was written.
         """
 
@@ -150,6 +157,10 @@ class Registry(ABC):
     @abstractmethod
     def parts_of(self, upload_id: str) -> list[Upload]:
         """The uploads that are parts of an upload, the oldest first."""
+
+    @abstractmethod
+    def usage(self, quota: Quota) -> Use:
+        """What the open uploads of a quota's scope take up now."""
 
     @abstractmethod
     def find_complete(self) -> list[Upload]:

@@ -16,7 +16,7 @@ import secrets
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from operator import attrgetter
@@ -26,6 +26,7 @@ from typing import Any
 from .. import offload
 from ..errors import Conflict, IncomingError, Unavailable
 from ..extents import Extents
+from ..quotas import Quota, Rate, Use
 from ..upload import State, Upload
 from . import Delivery, Registry, Unsubscribe
 from .boot import boot_id_of_machine
@@ -171,8 +172,15 @@ class RedisRegistry(Registry):
 
     # -- uploads ------------------------------------------------------------------------------------------------
 
-    def create(self, upload: Upload) -> Upload:
-        return self._only(self._run("create", json.dumps(_written(upload, _UPLOAD_KINDS))))
+    def create(self, upload: Upload, *, quotas: Sequence[Quota] = (), rates: Sequence[Rate] = ()) -> Upload:
+        call = {
+            "upload": _written(upload, _UPLOAD_KINDS),
+            "quotas": _written_quotas(quotas),
+            "rates": [{"name": rate.name, "burst": rate.burst, "interval": rate.interval} for rate in rates],
+        }
+        answer = self._run("create", json.dumps(call))
+        _refuse(answer, quotas, rates)
+        return self._only(answer)
 
     def get(self, upload_id: str) -> Upload | None:
         return next(self._uploads(self._run("get", upload_id)), None)
@@ -187,6 +195,7 @@ class RedisRegistry(Registry):
         back_to_synced: bool = False,
         if_nothing_came: bool = False,
         all_came: bool = False,
+        quotas: Sequence[Quota] = (),
     ) -> Upload:
         was, is_now = _written(before, _UPLOAD_KINDS), _written(after, _UPLOAD_KINDS)
         call: dict[str, Any] = {
@@ -204,7 +213,11 @@ class RedisRegistry(Registry):
             call["settle"] = settle.event_id
         if enqueue is not None:
             call["enqueue"] = _written(enqueue, _DELIVERY_KINDS)
-        saved = self._only(self._run("save", json.dumps(call)))
+        if quotas:
+            call["quotas"] = _written_quotas(quotas)
+        answer = self._run("save", json.dumps(call))
+        _refuse(answer, quotas)
+        saved = self._only(answer)
         if saved.version != before.version:
             self._push.notify(before.id)
         return saved
@@ -250,6 +263,10 @@ class RedisRegistry(Registry):
             listed = self._try(self._client.zrangebyscore, key, "-inf", latest, *some, withscores=True)
             found += [(score, upload_id) for upload_id, score in listed]
         return [upload_id for _, upload_id in sorted(found)]
+
+    def usage(self, quota: Quota) -> Use:
+        uploads, size = self._run("usage", quota.app, quota.scope.value, quota.whose)
+        return Use(int(uploads or 0), int(size or 0))
 
     def parts_of(self, upload_id: str) -> list[Upload]:
         return sorted(self._uploads(self._run("parts_of", upload_id)), key=attrgetter("created_at"))
@@ -438,6 +455,26 @@ class RedisRegistry(Registry):
         if self._troubles and time.monotonic() - self._troubled_at > _CALM:
             self._troubles.clear()
             log.info("the Redis server can be used again")
+
+
+def _written_quotas(quotas: Sequence[Quota]) -> list[dict[str, str]]:
+    return [
+        {
+            "app": quota.app,
+            "scope": quota.scope.value,
+            "whose": quota.whose,
+            "uploads": str(quota.uploads),
+            "bytes": str(quota.bytes),
+        }
+        for quota in quotas
+    ]
+
+
+def _refuse(answer: list[Any] | None, quotas: Sequence[Quota], rates: Sequence[Rate] = ()) -> None:
+    """:raises OverQuota: a script has answered so: with nothing where the era stands otherwise."""
+    if answer is not None and answer[0] is None:
+        _, place, what = answer
+        raise rates[place].exceeded(float(what)) if what not in ("uploads", "bytes") else quotas[place].exceeded(what)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from operator import attrgetter
@@ -29,6 +29,7 @@ from ..disk import sync_data
 from ..errors import Conflict, IncomingError, NoSpace, Unavailable
 from ..extents import Extents
 from ..locks import FileLock, try_flock
+from ..quotas import Quota, Rate, Scope, Use
 from ..upload import ENDING_BY_LENGTH, NOTHING, OPEN_STATES, State, Upload
 from . import Delivery, Registry, Unsubscribe
 from .boot import boot_id_of_machine
@@ -38,7 +39,7 @@ from .watch import Watch
 log = logging.getLogger("incoming_wsgi")
 
 #: Raised with every change of the tables; a file with a newer one is refused.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE uploads (
@@ -51,11 +52,15 @@ CREATE TABLE uploads (
     change INTEGER NOT NULL,
     synced TEXT NOT NULL DEFAULT '[]', boot_id TEXT NOT NULL DEFAULT '', taken_back INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL DEFAULT '', created_with TEXT NOT NULL DEFAULT '', client_metadata TEXT NOT NULL DEFAULT '{}',
-    notes TEXT NOT NULL DEFAULT '{}', part_of TEXT NOT NULL DEFAULT '', parts TEXT NOT NULL DEFAULT '[]'
+    notes TEXT NOT NULL DEFAULT '{}', part_of TEXT NOT NULL DEFAULT '', parts TEXT NOT NULL DEFAULT '[]',
+    client TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX uploads_by_change ON uploads (change);
 CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
 CREATE INDEX uploads_by_whole ON uploads (part_of) WHERE part_of != '';
+CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting', 'receiving', 'paused');
+CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
+CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (
     event_id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, app TEXT NOT NULL, kind TEXT NOT NULL, handler TEXT NOT NULL,
     attempt INTEGER NOT NULL, due_at REAL NOT NULL, created_at REAL NOT NULL, holder TEXT NOT NULL, error TEXT NOT NULL
@@ -89,6 +94,21 @@ ALTER TABLE uploads ADD COLUMN part_of TEXT NOT NULL DEFAULT '';
 ALTER TABLE uploads ADD COLUMN parts TEXT NOT NULL DEFAULT '[]';
 CREATE INDEX uploads_by_whole ON uploads (part_of) WHERE part_of != '';
 """,
+    3: """
+ALTER TABLE uploads ADD COLUMN client TEXT NOT NULL DEFAULT '';
+CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting', 'receiving', 'paused');
+CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
+CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
+""",
+}
+
+#: As the indexes have it, word for word: else SQLite would not see that they serve.
+_IS_OPEN = "state IN ('waiting', 'receiving', 'paused')"
+#: Whose uploads count together. Not all of these columns are the first of an index.
+_OF_SCOPE: Mapping[Scope, str] = {
+    Scope.APP: "app = :app",
+    Scope.OWNER: "app = :app AND owner = :whose",
+    Scope.CLIENT: "app = :app AND client = :whose",
 }
 
 _UPLOAD_FIELDS = tuple(field.name for field in fields(Upload))
@@ -228,9 +248,11 @@ class SQLiteRegistry(Registry):
 
     # -- uploads ------------------------------------------------------------------------------------------------
 
-    def create(self, upload: Upload) -> Upload:
+    def create(self, upload: Upload, *, quotas: Sequence[Quota] = (), rates: Sequence[Rate] = ()) -> Upload:
         upload = replace(upload, boot_id=self._boot_id)
         with self._transaction() as db:
+            self._take_tokens(db, rates)
+            _refuse_over_quota(db, quotas, None, upload)
             _insert(db, "uploads", {**_row_of_upload(upload), "change": _next_change(db)})
         return upload
 
@@ -248,6 +270,7 @@ class SQLiteRegistry(Registry):
         back_to_synced: bool = False,
         if_nothing_came: bool = False,
         all_came: bool = False,
+        quotas: Sequence[Quota] = (),
     ) -> Upload:
         with self._transaction() as db:
             current = self._select_upload(db, before.id)
@@ -266,6 +289,7 @@ class SQLiteRegistry(Registry):
             if changes:
                 changes["version"] = current.version + 1
                 saved = replace(current, **changes)
+                _refuse_over_quota(db, quotas, current, saved)
                 row = {name: _column(saved, name) for name in changes}
                 _update(db, before.id, {**row, "change": _next_change(db)})
             if settle is not None:
@@ -348,6 +372,16 @@ class SQLiteRegistry(Registry):
         with self._reading() as db:
             rows = db.execute(query, [*(state.value for state in OPEN_STATES), *ENDING_BY_LENGTH]).fetchall()
         return [upload for upload in map(self._upload_of_row, rows) if upload.is_complete]
+
+    def usage(self, quota: Quota) -> Use:
+        with self._reading() as db:
+            return _usage(db, quota)
+
+    def _take_tokens(self, db: sqlite3.Connection, rates: Iterable[Rate]) -> None:
+        for rate in rates:
+            row = db.execute("SELECT full_at FROM rates WHERE name = ?", (rate.name,)).fetchone()
+            full_at = rate.full_at(row["full_at"] if row else 0.0, self.now())
+            db.execute("INSERT OR REPLACE INTO rates VALUES (?, ?)", (rate.name, full_at))
 
     def parts_of(self, upload_id: str) -> list[Upload]:
         # The second condition lets SQLite see that its index has all of them.
@@ -519,6 +553,8 @@ class SQLiteRegistry(Registry):
             with _translating(), self._write_lock:
                 offload.run(self._checkpoint)
             self._clock_kept_at = time.monotonic()
+            with self._transaction() as db:
+                db.execute("DELETE FROM rates WHERE full_at <= ?", (self.now(),))
         self._clear_dead_holders()
 
     def _log_size(self) -> int:
@@ -587,6 +623,7 @@ class SQLiteRegistry(Registry):
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5)
         opened.callback(db.close)
         db.row_factory = sqlite3.Row
+        db.create_function("arrived", 1, _arrived, deterministic=True)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA wal_autocheckpoint = 0")
@@ -660,6 +697,27 @@ def _next_change(db: sqlite3.Connection) -> int:
     db.execute("UPDATE counter SET change = change + 1")
     (change,) = db.execute("SELECT change FROM counter").fetchone()
     return int(change)
+
+
+def _arrived(extents: str) -> int:
+    return Extents.from_json(extents).received
+
+
+def _usage(db: sqlite3.Connection, quota: Quota) -> Use:
+    # TOTAL, unlike SUM, does not fail at 2^63 bytes.
+    row = db.execute(
+        "SELECT TOTAL(part_of = ''), TOTAL(COALESCE(length, arrived(extents)))"
+        f" FROM uploads WHERE {_OF_SCOPE[quota.scope]} AND {_IS_OPEN}",
+        {"app": quota.app, "whose": quota.whose},
+    ).fetchone()
+    return Use(int(row[0]), int(row[1]))
+
+
+def _refuse_over_quota(db: sqlite3.Connection, quotas: Iterable[Quota], before: Upload | None, after: Upload) -> None:
+    for quota in quotas:
+        was, will_be = quota.use_of(before), quota.use_of(after)
+        if will_be.uploads > was.uploads or will_be.bytes > was.bytes:
+            quota.refuse_growth(_usage(db, quota), was, will_be)
 
 
 def _identity(upload: Upload) -> tuple[State, int, str, str]:

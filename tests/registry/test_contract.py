@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from incoming_wsgi.errors import Conflict
+from incoming_wsgi.errors import Conflict, OverQuota
 from incoming_wsgi.extents import Extents
+from incoming_wsgi.quotas import Quota, Rate, Scope, Use
 from incoming_wsgi.registry import Delivery, Registry
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
@@ -33,6 +35,7 @@ FULL = Upload(
     version=7,
     app="photos",
     owner="somebody",
+    client="2001:db8::/64",
     created_with="tus",
     protocol="tus",
     created_at=NOW + 0.25,
@@ -194,6 +197,109 @@ class RegistryContract(ABC):
         second = row(before, event_id="second")
         registry.save(saved, saved.to(State.RECEIVING), enqueue=second, settle=first)
         assert registry.due(before.id) == second
+
+    # -- quotas -------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("scope", "whose", "field"),
+        [(Scope.APP, "", ""), (Scope.OWNER, "Åse | {}", "owner"), (Scope.CLIENT, "192.0.2.7", "client")],
+    )
+    def test_what_is_open_counts(
+        self, registry: Registry, other: Registry, scope: Scope, whose: str, field: str
+    ) -> None:
+        quota = Quota(scope, "app", whose, 3, 5000)
+        theirs: dict[str, Any] = {field: whose} if field else {}
+        strange: dict[str, Any] = {field: "x"} if field else {"app": "yet another"}
+        strangers = (Upload(app="another", **theirs), replace(Upload(app="app"), **strange))
+        for stranger in strangers:
+            registry.create(stranger, quotas=[quota])
+        assert registry.usage(quota) == Use(0, 0)
+        first = registry.create(receiving(**theirs), quotas=[quota])
+        second = registry.create(receiving(length=None, **theirs), quotas=[quota])
+        other.add_extent(second.id, "token", 0, 10)
+        other.add_extent(second.id, "token", 20, 30)
+        part = registry.create(receiving(part_of=first.id, length=100, **theirs), quotas=[quota])
+        assert registry.usage(quota) == other.usage(quota) == Use(2, 1120)
+        paused = registry.save(first, first.to(State.PAUSED), quotas=[quota])
+        assert registry.usage(quota) == Use(2, 1120)
+        registry.save(paused, paused.to(State.CANCELLED), quotas=[quota])
+        assert other.usage(quota) == Use(1, 120)
+        for upload in (first, second, part):
+            other.forget(upload.id)
+        assert registry.usage(quota) == Use(0, 0)
+
+    def test_what_would_be_too_many_is_refused(self, registry: Registry, other: Registry) -> None:
+        quota = Quota(Scope.APP, "app", "", 2, 0)
+        uploads = [registry.create(Upload(app="app"), quotas=[quota]) for _ in range(2)]
+        refused = Upload(app="app")
+        with pytest.raises(OverQuota) as caught:
+            other.create(refused, quotas=[quota])
+        assert caught.value.retry_after
+        assert registry.get(refused.id) is None
+        assert registry.usage(quota) == Use(2, 0)
+        registry.save(uploads[0], uploads[0].to(State.CANCELLED))
+        other.create(refused, quotas=[quota])
+
+    def test_what_would_be_too_much_is_refused(self, registry: Registry, other: Registry) -> None:
+        quota = Quota(Scope.OWNER, "app", "me", 0, 1000)
+        opened = registry.create(receiving(owner="me", length=600), quotas=[quota])
+        before = registry.create(Upload(app="app", owner="me"), quotas=[quota])
+        after = before.to(State.RECEIVING, epoch=1, session="token", length=401)
+        with pytest.raises(OverQuota):
+            other.save(before, after, quotas=[quota])
+        assert registry.get(before.id) == before
+        saved = other.save(before, replace(after, length=400), quotas=[quota])
+        assert saved.length == 400
+        assert registry.usage(quota) == Use(2, 1000)
+        other.save(opened, replace(opened, epoch=2, session="again"), quotas=[quota])
+
+    def test_who_is_open_already_is_not_refused_by_a_smaller_quota(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving(owner="me"))
+        quota = Quota(Scope.OWNER, "app", "me", 1, 10)
+        assert other.save(upload, replace(upload, epoch=2, session="again"), quotas=[quota]).epoch == 2
+
+    def test_tokens_run_out_and_come_back(self, registry: Registry, other: Registry) -> None:
+        rate = Rate("owner app me", burst=3, interval=0.3)
+        began = time.monotonic()
+        created: list[Upload] = []
+
+        def create() -> None:
+            created.extend(one.create(Upload(), rates=[rate]) for one in (registry, other) * 10)
+
+        with pytest.raises(OverQuota) as caught:
+            create()
+        assert 3 <= len(created) <= 3 + (time.monotonic() - began) / 0.3
+        wait = caught.value.retry_after
+        assert wait is not None
+        assert 0 < wait <= 0.3
+        registry.create(Upload(), rates=[Rate("another", 1, 60)])
+        time.sleep(wait + 0.01)  # the rule is about time itself
+        other.create(Upload(), rates=[rate])
+
+    def test_who_is_refused_takes_no_token(self, registry: Registry) -> None:
+        rate, quota = Rate("r", burst=2, interval=600), Quota(Scope.APP, "app", "", 1, 0)
+        registry.create(Upload(app="app"), quotas=[quota], rates=[rate])
+        for _ in range(5):
+            with pytest.raises(OverQuota):
+                registry.create(Upload(app="app"), quotas=[quota], rates=[rate])
+        registry.create(Upload(app="another"), quotas=[quota], rates=[rate])
+
+    def test_many_at_once_never_get_more_than_there_is(self, registry: Registry, other: Registry) -> None:
+        quota, got, refused = Quota(Scope.APP, "app", "", 5, 0), [], []
+
+        def ask(one: Registry) -> None:
+            for _ in range(5):
+                try:
+                    got.append(one.create(Upload(app="app"), quotas=[quota]))
+                except OverQuota as error:
+                    refused.append(error)
+
+        threads = [threading.Thread(target=ask, args=(one,)) for one in (registry, other) * 3]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(got), len(refused)) == (5, 25)
 
     def test_only_one_of_many_wins(self, registry: Registry, other: Registry) -> None:
         before = registry.create(receiving(state=State.HANDING_OVER))

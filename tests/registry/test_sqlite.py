@@ -11,9 +11,10 @@ from typing import cast
 import pytest
 
 from incoming_wsgi.errors import Conflict, NoSpace, Unavailable
+from incoming_wsgi.quotas import Rate, Scope
 from incoming_wsgi.registry import Delivery, from_url
 from incoming_wsgi.registry import sqlite as module
-from incoming_wsgi.registry.sqlite import SCHEMA_VERSION, SQLiteRegistry
+from incoming_wsgi.registry.sqlite import _IS_OPEN, _OF_SCOPE, SCHEMA_VERSION, SQLiteRegistry
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
 
@@ -406,14 +407,16 @@ def test_after_a_power_cut_all_hand_overs_are_due(boots: Callable[[str], SQLiteR
 
 
 ADDED_IN_3 = ("owner", "created_with", "client_metadata", "notes", "part_of", "parts")
+ADDED_IN_4 = ("client",)
 
 
 def test_a_file_of_the_first_schema_is_taken_over(path: Path, tmp_path: Path) -> None:
     """With all that is in it; what it calls safe was so by its own rules."""
     SQLiteRegistry(path).close()
     db = sqlite3.connect(path)
-    db.execute("DROP INDEX uploads_by_whole")
-    for column in ("synced", "boot_id", "taken_back", *ADDED_IN_3):
+    db.executescript("DROP INDEX uploads_by_whole; DROP INDEX uploads_by_owner; DROP INDEX uploads_by_client;")
+    db.execute("DROP TABLE rates")
+    for column in ("synced", "boot_id", "taken_back", *ADDED_IN_3, *ADDED_IN_4):
         db.execute(f"ALTER TABLE uploads DROP COLUMN {column}")
     db.executescript("ALTER TABLE digests DROP COLUMN boot_id; DROP TABLE clock; PRAGMA user_version = 1;")
     values = [(upload := Upload()).id, "receiving", 0, "app", "incoming", 1.0, 1.0, 1, "token", 10, None, "[[0,5]]"]
@@ -546,6 +549,25 @@ def test_what_was_not_committed_is_not_remembered(registry: SQLiteRegistry) -> N
     with pytest.raises(sqlite3.IntegrityError):
         registry.save(upload, upload.to(State.PAUSED), enqueue=delivery)
     assert upload.id not in registry._remembered
+
+
+def test_full_buckets_are_not_kept(registry: SQLiteRegistry, path: Path, clock: Clock) -> None:
+    registry.create(Upload(), rates=[Rate("soon", 1, 1.0)])
+    registry.create(Upload(), rates=[Rate("late", 1, 1e6)])
+    clock.advance(3600)
+    registry.maintain()
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT name FROM rates").fetchall() == [("late",)]
+    db.close()
+
+
+def test_what_is_open_is_counted_by_an_index(registry: SQLiteRegistry, path: Path) -> None:
+    db = sqlite3.connect(path)
+    for scope, index in ((Scope.OWNER, "uploads_by_owner"), (Scope.CLIENT, "uploads_by_client")):
+        query = f"EXPLAIN QUERY PLAN SELECT COUNT(*) FROM uploads WHERE {_OF_SCOPE[scope]} AND {_IS_OPEN}"  # noqa: S608
+        plan = db.execute(query, {"app": "app", "whose": "x"}).fetchall()
+        assert index in str(plan)
+    db.close()
 
 
 def test_few_uploads_are_remembered(registry: SQLiteRegistry, monkeypatch: pytest.MonkeyPatch) -> None:

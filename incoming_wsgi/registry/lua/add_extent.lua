@@ -15,4 +15,7 @@ end
 redis.call('HSET', key('upload', id), 'extents', upload.extents, 'synced', upload.synced,
   'boot_id', upload.boot_id, 'active_at', upload.active_at)
 list(upload)
+if upload.length == '' then
+  count(id, upload)
+end
 return reply({upload})

@@ -136,6 +136,93 @@ local function uploads_of(ids)
   return uploads
 end
 
+-- Quotas: for each scope the number of open uploads, and their bytes. What an upload counts for is remembered with it:
+-- it is taken away as it was added. Sums are text, or of HINCRBY; comparisons only are of Lua's numbers.
+
+-- Bytes that one upload counts for at most, 1 PiB: the sum of thousands of them is still a number for HINCRBY.
+local MOST_COUNTED = '1125899906842624'
+
+local function received(upload)
+  local sum = 0
+  for _, range in ipairs(ranges_of(trusted(upload))) do
+    sum = sum + tonumber(range[2]) - tonumber(range[1])
+  end
+  return string.format('%.0f', sum)
+end
+
+local function use_of(upload)
+  if not upload or not OPEN[upload.state] then
+    return {uploads = '0', bytes = '0'}
+  end
+  local bytes = upload.length ~= '' and upload.length or received(upload)
+  return {uploads = upload.part_of == '' and '1' or '0', bytes = is_below(MOST_COUNTED, bytes) and MOST_COUNTED or bytes}
+end
+
+local function scope_of(app, scope, whose)
+  return cjson.encode({app, scope, whose})
+end
+
+local function add_to(field, number)
+  if number ~= '0' and redis.call('HINCRBY', key('usage'), field, number) == 0 then
+    redis.call('HDEL', key('usage'), field)
+  end
+end
+
+local function negative(number)
+  return number == '0' and number or '-' .. number
+end
+
+-- Count an upload as it is now; without the second argument, no more.
+local function count(id, upload)
+  local counted = redis.call('HGET', key('counted'), id)
+  if counted then
+    local before = cjson.decode(counted)
+    for _, scope in ipairs(before.scopes) do
+      add_to(scope .. 'uploads', negative(before.uploads))
+      add_to(scope .. 'bytes', negative(before.bytes))
+    end
+    redis.call('HDEL', key('counted'), id)
+  end
+  if not upload or not OPEN[upload.state] then
+    return
+  end
+  local use = use_of(upload)
+  use.scopes = {scope_of(upload.app, 'app', '')}
+  for _, name in ipairs({'owner', 'client'}) do
+    if upload[name] and upload[name] ~= '' then
+      use.scopes[#use.scopes + 1] = scope_of(upload.app, name, upload[name])
+    end
+  end
+  for _, scope in ipairs(use.scopes) do
+    add_to(scope .. 'uploads', use.uploads)
+    add_to(scope .. 'bytes', use.bytes)
+  end
+  redis.call('HSET', key('counted'), id, cjson.encode(use))
+end
+
+local function usage(app, scope, whose)
+  local name = scope_of(app, scope, whose)
+  return redis.call('HMGET', key('usage'), name .. 'uploads', name .. 'bytes')
+end
+
+-- What says that a change would exceed a quota; nothing where it does not.
+local function exceeded(quotas, before, after)
+  for place, quota in ipairs(quotas or {}) do
+    local used = usage(quota.app, quota.scope, quota.whose)
+    local function use(upload)
+      local counts = upload and upload.app == quota.app and (quota.scope == 'app' or upload[quota.scope] == quota.whose)
+      return use_of(counts and upload or nil)
+    end
+    local was, will_be = use(before), use(after)
+    for at, what in ipairs({'uploads', 'bytes'}) do
+      local limit, more = tonumber(quota[what]), tonumber(will_be[what]) - tonumber(was[what])
+      if limit > 0 and more > 0 and tonumber(used[at] or 0) + more > limit then
+        return {false, place - 1, what}
+      end
+    end
+  end
+end
+
 -- The outbox
 
 local function due(delivery)

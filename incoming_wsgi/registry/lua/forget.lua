@@ -9,4 +9,5 @@ end
 for _, event_id in ipairs(redis.call('SMEMBERS', key('deliveries', id))) do
   drop_delivery(event_id)
 end
+count(id)
 redis.call('DEL', key('upload', id), key('digest', id))

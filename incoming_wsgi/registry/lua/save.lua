@@ -1,6 +1,7 @@
 -- Compare and set. ARGV: JSON of
 --   id, request: of the upload; of this call, so that a repetition after a lost answer is known
 --   before: fields that must still be so; arrived: the extents, if they must be so, too
+--   quotas: that the change must not exceed
 --   changes; back_to_synced; all_came: the extents, if these bytes have come with this move; settle: event id; enqueue: delivery
 local call = cjson.decode(ARGV[1])
 local name = key('upload', call.id)
@@ -30,12 +31,24 @@ if call.all_came then
   changes.extents, changes.synced, changes.boot_id = call.all_came, call.all_came, era()
 end
 if next(changes) then
+  local after = {}
+  for field, value in pairs(upload) do
+    after[field] = value
+  end
+  for field, value in pairs(changes) do
+    after[field] = value
+  end
+  local refusal = exceeded(call.quotas, upload, after)
+  if refusal then
+    return refusal
+  end
   changes.version = tostring(upload.version + 1)
   for field, value in pairs(changes) do
     upload[field] = value
   end
   write_record(name, changes)
   list(upload, state_before)
+  count(call.id, upload)
   redis.call('PUBLISH', key('changed'), call.id)
 end
 redis.call('HSET', name, 'request', call.request)
