@@ -25,7 +25,6 @@ UPLOADS = "/incoming/frontend/uploads"
 DATA = data_of(3 * MIB + 5)
 
 PARTIAL = ("Content-Type", "application/partial-upload")
-requirement = pytest.mark.requirement
 
 
 #: A server, and where it can be reached.
@@ -74,7 +73,7 @@ def headers(*lines: str) -> list[str]:
     return [part for line in lines for part in ("--header", line)]
 
 
-@requirement("ietf-8", "ietf-17", "ietf-24", "ietf-25")
+@pytest.mark.requirement("ietf-8", "ietf-17", "ietf-24", "ietf-25")
 @pytest.mark.parametrize("version", ["", "8"])
 def test_curl(address: Address, file: Path, version: str) -> None:
     server, url = address
@@ -100,7 +99,7 @@ def test_curl(address: Address, file: Path, version: str) -> None:
     assert server.events(ticket)[0]["name"] == "über.bin"
 
 
-@requirement("ietf-9", "ietf-13", "ietf-33")
+@pytest.mark.requirement("ietf-9", "ietf-13", "ietf-33")
 @pytest.mark.parametrize("length", ["known", "chunked"])
 def test_curl_sends_all_in_one_request(address: Address, file: Path, length: str) -> None:
     server, url = address
@@ -123,7 +122,7 @@ def test_a_file_in_one_request_that_is_longer_than_our_own_chunks(address: Addre
     assert_arrived_once(server, ticket, sha256(file))
 
 
-@requirement("ietf-37")
+@pytest.mark.requirement("ietf-37")
 def test_curl_cancels(address: Address) -> None:
     server, url = address
     location = f"{url}{UPLOADS}/{server.ticket()}"
@@ -132,7 +131,7 @@ def test_curl_cancels(address: Address) -> None:
     assert curl("--head", location).status == 410
 
 
-@requirement("ietf-4")
+@pytest.mark.requirement("ietf-4")
 def test_curl_asks_for_the_limits(address: Address) -> None:
     _, url = address
     answer = curl("-X", "OPTIONS", url + UPLOADS)
@@ -194,7 +193,7 @@ def finish(connection: Connection) -> None:
     connection.everything()
 
 
-@requirement("ietf-11", "ietf-29")
+@pytest.mark.requirement("ietf-11", "ietf-29")
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
 def test_cut_requests(kind: str, start_server: StartServer) -> None:
     """Of each kind of request, with each kind of framing, by each kind of end: a contiguous beginning is kept."""
@@ -238,7 +237,7 @@ def received(server: AppServer, ticket: str) -> int:
     return int(state(server, ticket)["received"])
 
 
-@requirement("ietf-18", "ietf-38", "ietf-39")
+@pytest.mark.requirement("ietf-18", "ietf-38", "ietf-39")
 @pytest.mark.parametrize("kind", ["pywsgi", "gevent"])
 @pytest.mark.parametrize("verb", ["POST", "PATCH"])
 def test_a_newer_request_ends_a_hung_one(start_server: StartServer, kind: str, verb: str) -> None:
@@ -269,7 +268,7 @@ def test_a_worker_that_dies_in_the_middle(server: AppServer) -> None:
     assert_arrived_once(server, ticket, sha256(DATA))
 
 
-@requirement("ietf-26")
+@pytest.mark.requirement("ietf-26")
 def test_a_crash_between_the_last_byte_and_completion(server: AppServer) -> None:
     """The client finds all of it here, and not complete; an empty request completes it."""
     ticket = server.ticket()

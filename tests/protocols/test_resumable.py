@@ -32,14 +32,13 @@ PROBLEMS = "https://iana.org/assignments/http-problem-types#"
 RFC = 0
 
 #: Requirements that are deliberately not followed, and why.
-NOT_FOLLOWED = {
+NOT_FOLLOWED: Mapping[str, str] = {
     "ietf-19": "With durability=fsync the offset never decreases. Otherwise a power cut may take bytes that were told "
     "of: the client is asked for them again, since an upload that is dead would have to send all of them again.",
     "ietf-35": "The server does not know what a proxy takes. The configuration that is recommended for nginx lifts its "
     "limit; behind one that can't, tus and our own library send small requests.",
 }
 
-requirement = pytest.mark.requirement
 in_every_version = pytest.mark.parametrize("version", [RFC, *VERSIONS])
 
 
@@ -177,7 +176,7 @@ def test_one_begun_in_our_own_dialect_goes_on(running: Engine, client: Client) -
 MALFORMED = ["", "x", "-1", "1.0", "0x1", "1, 2", "9" * 16, "\u00e4", '"1"', "1;"]
 
 
-@requirement("ietf-1")
+@pytest.mark.requirement("ietf-1")
 @pytest.mark.parametrize("text", MALFORMED)
 def test_a_malformed_number_is_as_if_absent(engine: Engine, text: str) -> None:
     client = Client(engine, 8)
@@ -187,7 +186,7 @@ def test_a_malformed_number_is_as_if_absent(engine: Engine, text: str) -> None:
     assert client.upload.received == 0
 
 
-@requirement("ietf-1")
+@pytest.mark.requirement("ietf-1")
 @pytest.mark.parametrize("text", ["", "1", "true", "?2", "?", "?1, ?0", "?1?1"])
 def test_a_malformed_boolean_is_as_if_absent(client: Client, text: str) -> None:
     assert client.ask("POST", DATA, Upload_Complete=text).status_int == 400
@@ -196,7 +195,7 @@ def test_a_malformed_boolean_is_as_if_absent(client: Client, text: str) -> None:
     assert client.upload.received == 0
 
 
-@requirement("ietf-1")
+@pytest.mark.requirement("ietf-1")
 @pytest.mark.parametrize("version", [3, 4, 5, 6, 7])
 def test_older_versions_refuse_what_is_malformed(engine: Engine, version: int) -> None:
     client = Client(engine, version)
@@ -207,14 +206,14 @@ def test_older_versions_refuse_what_is_malformed(engine: Engine, version: int) -
     assert client.upload.state is State.RECEIVING
 
 
-@requirement("ietf-1")
+@pytest.mark.requirement("ietf-1")
 def test_parameters_are_legal(client: Client) -> None:
     assert client.ask("POST", Upload_Complete="?0;x=1", Upload_Length="1000;a;b=2").status_int == 201
     assert client.upload.length == 1000
     assert client.append(0, DATA[:9], Upload_Offset="0;x", Upload_Complete="?0;y=z").status_int == 204
 
 
-@requirement("ietf-2")
+@pytest.mark.requirement("ietf-2")
 @in_every_version
 def test_limits_by_version(engine: Engine, version: int) -> None:
     client = Client(engine, version, max_length=5000)
@@ -226,7 +225,7 @@ def test_limits_by_version(engine: Engine, version: int) -> None:
             assert limits(answer)["max-size"] == 5000
 
 
-@requirement("ietf-3")
+@pytest.mark.requirement("ietf-3")
 @in_every_version
 def test_whose_answer_it_is(running: Engine, version: int) -> None:
     client = Client(running, version)
@@ -264,8 +263,8 @@ def test_a_client_that_says_incomplete_and_no_version(engine: Engine, client: Cl
 # -- discovery --------------------------------------------------------------------------------------------------
 
 
-@requirement("ietf-4")
-@requirement("ietf-5")
+@pytest.mark.requirement("ietf-4")
+@pytest.mark.requirement("ietf-5")
 def test_discovery(engine: Engine) -> None:
     door = door_of(engine, max_length=5000)
     assert resumable.discovery(door)["Upload-Limit"] == "max-size=5000"
@@ -274,7 +273,7 @@ def test_discovery(engine: Engine) -> None:
 # -- creation ---------------------------------------------------------------------------------------------------
 
 
-@requirement("ietf-6")
+@pytest.mark.requirement("ietf-6")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_an_upload_is_announced_before_its_body_is_read(running: Engine, version: int, is_complete: bool) -> None:
@@ -288,13 +287,13 @@ def test_an_upload_is_announced_before_its_body_is_read(running: Engine, version
     assert ("Upload-Limit" in announced) == (version >= 6)
 
 
-@requirement("ietf-6")
+@pytest.mark.requirement("ietf-6")
 def test_who_says_no_version_is_announced_nothing(running: Engine, client: Client) -> None:
     client.create(DATA)
     assert client.interim == []
 
 
-@requirement("ietf-7")
+@pytest.mark.requirement("ietf-7")
 def test_one_location(engine: Engine) -> None:
     client = Client(engine, 9)
     created = client.create(DATA[:500])
@@ -303,7 +302,7 @@ def test_one_location(engine: Engine) -> None:
     assert "Location" not in client.append(500, DATA[500:], is_complete=True).headers
 
 
-@requirement("ietf-8")
+@pytest.mark.requirement("ietf-8")
 @in_every_version
 @pytest.mark.parametrize("size", [0, 10])
 @pytest.mark.parametrize("method", ["POST", "PUT"])
@@ -317,7 +316,7 @@ def test_a_creation_with_more_to_come(engine: Engine, version: int, size: int, m
     assert client.upload.created_with == "ietf"
 
 
-@requirement("ietf-9")
+@pytest.mark.requirement("ietf-9")
 @pytest.mark.parametrize("body", [b"", DATA])
 @pytest.mark.parametrize("is_chunked", [False, True])
 @pytest.mark.parametrize("method", ["POST", "PUT"])
@@ -335,7 +334,7 @@ def test_a_slow_app_does_not_hold_the_answer(engine: Engine, client: Client, mon
     assert (answer.status_int, answer.json["phase"], answer.headers["Upload-Complete"]) == (200, "processing", "?1")
 
 
-@requirement("ietf-10")
+@pytest.mark.requirement("ietf-10")
 @in_every_version
 def test_the_length_is_recorded(engine: Engine, version: int) -> None:
     client = Client(engine, version)
@@ -349,7 +348,7 @@ def test_the_length_is_recorded(engine: Engine, version: int) -> None:
     assert unknown.upload.length is None
 
 
-@requirement("ietf-10")
+@pytest.mark.requirement("ietf-10")
 @in_every_version
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_two_lengths_in_one_request(engine: Engine, version: int, is_complete: bool) -> None:
@@ -360,14 +359,14 @@ def test_two_lengths_in_one_request(engine: Engine, version: int, is_complete: b
     assert client.create(DATA, is_complete=True, Upload_Length="1001").status_int == 400
 
 
-@requirement("ietf-10")
+@pytest.mark.requirement("ietf-10")
 def test_a_longer_body_than_its_length_in_chunked_coding(engine: Engine, client: Client) -> None:
     answer = client.create(Pieces(DATA, is_chunked=True), Upload_Length="950")
     assert answer.status_int == 400
     assert client.upload.state is State.CANCELLED
 
 
-@requirement("ietf-11")
+@pytest.mark.requirement("ietf-11")
 @in_every_version
 @pytest.mark.parametrize("is_chunked", [True, False])
 @pytest.mark.parametrize("is_complete", [True, False])
@@ -381,8 +380,8 @@ def test_a_creation_that_is_cut(engine: Engine, version: int, is_chunked: bool, 
     assert client.engine.stored(client.ticket) == DATA
 
 
-@requirement("ietf-12")
-@requirement("ietf-31")
+@pytest.mark.requirement("ietf-12")
+@pytest.mark.requirement("ietf-31")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_progress_is_told_and_never_decreases(engine: Engine, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resumable, "_PROGRESS_BYTES", 300)
@@ -396,7 +395,7 @@ def test_progress_is_told_and_never_decreases(engine: Engine, version: int, monk
     assert all("Location" not in headers for headers in client.interim)
 
 
-@requirement("ietf-12")
+@pytest.mark.requirement("ietf-12")
 def test_progress_is_told_after_a_while(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resumable, "_PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr(resumable, "_RECORD_SECONDS", 0.0)
@@ -405,7 +404,7 @@ def test_progress_is_told_after_a_while(engine: Engine, monkeypatch: pytest.Monk
     assert [headers["Upload-Offset"] for headers in client.interim[1:]] == [str(n) for n in range(100, 1001, 100)]
 
 
-@requirement("ietf-13")
+@pytest.mark.requirement("ietf-13")
 def test_no_interim_response_but_over_http_1_1() -> None:
     here, there = socket.socketpair()
     with here, there:
@@ -428,7 +427,7 @@ def test_an_interim_response_that_nobody_can_read() -> None:
     servers.send_interim({"wsgi.input": None, "SERVER_PROTOCOL": "HTTP/1.1"}, "104 X", {})
 
 
-@requirement("ietf-14")
+@pytest.mark.requirement("ietf-14")
 def test_what_is_known_of_the_file(engine: Engine, client: Client) -> None:
     disposition = "inline; filename=\"fallback.txt\"; filename*=UTF-8''%C3%9Cber%20sicht.pdf"
     client.create(DATA[:10], Content_Type="application/pdf", Content_Encoding="gzip", Content_Disposition=disposition)
@@ -442,14 +441,14 @@ def test_what_is_known_of_the_file(engine: Engine, client: Client) -> None:
     assert client.engine.stored(client.ticket) == DATA[:10]
 
 
-@requirement("ietf-15")
+@pytest.mark.requirement("ietf-15")
 def test_addresses_can_not_be_guessed(engine: Engine) -> None:
     tickets = {Client(engine).create().headers["Location"].rpartition("/")[2] for _ in range(20)}
     assert len(tickets) == 20
     assert all(map(is_ticket, tickets))
 
 
-@requirement("ietf-16")
+@pytest.mark.requirement("ietf-16")
 def test_without_upload_complete_it_creates_nothing(engine: Engine) -> None:
     client = Client(engine, 8)
     assert client.ask("POST", DATA).status_int == 400
@@ -484,7 +483,7 @@ def test_creation_without_ticket_is_for_the_app_to_allow(engine: Engine) -> None
 # -- offset retrieval -------------------------------------------------------------------------------------------
 
 
-@requirement("ietf-17")
+@pytest.mark.requirement("ietf-17")
 @in_every_version
 @pytest.mark.parametrize("length", [None, 1000])
 def test_the_offset(engine: Engine, version: int, length: int | None) -> None:
@@ -499,7 +498,7 @@ def test_the_offset(engine: Engine, version: int, length: int | None) -> None:
     assert (got.status_int, got.json["offset"], got.headers["Upload-Offset"]) == (200, 10, "10")
 
 
-@requirement("ietf-18")
+@pytest.mark.requirement("ietf-18")
 def test_the_offset_is_accepted_by_the_next_append(engine: Engine, client: Client) -> None:
     """Though another process is in the middle of a transfer: it ends."""
     client.create()
@@ -512,7 +511,7 @@ def test_the_offset_is_accepted_by_the_next_append(engine: Engine, client: Clien
     assert engine.stored(client.ticket) == DATA
 
 
-@requirement("ietf-20")
+@pytest.mark.requirement("ietf-20")
 @in_every_version
 def test_what_is_finished_or_unknown(running: Engine, version: int) -> None:
     client = Client(running, version)
@@ -523,7 +522,7 @@ def test_what_is_finished_or_unknown(running: Engine, version: int) -> None:
     assert client.ask("PATCH", b"", Upload().id, Upload_Offset="0", **client.says(True)).status_int in (404, 415)
 
 
-@requirement("ietf-21")
+@pytest.mark.requirement("ietf-21")
 @in_every_version
 @pytest.mark.parametrize("method", ["HEAD", "DELETE"])
 def test_fields_that_do_not_belong(engine: Engine, version: int, method: str) -> None:
@@ -539,7 +538,7 @@ def test_fields_that_do_not_belong(engine: Engine, version: int, method: str) ->
 # -- append -----------------------------------------------------------------------------------------------------
 
 
-@requirement("ietf-22")
+@pytest.mark.requirement("ietf-22")
 @in_every_version
 def test_what_an_append_must_have(engine: Engine, version: int) -> None:
     client = Client(engine, version)
@@ -554,7 +553,7 @@ def test_what_an_append_must_have(engine: Engine, version: int) -> None:
     assert (client.upload.state is State.RECEIVING) == (version not in (3, 4, 5, 6))
 
 
-@requirement("ietf-23")
+@pytest.mark.requirement("ietf-23")
 @in_every_version
 @pytest.mark.parametrize("offset", [0, 99, 101, 10**14])
 def test_an_append_elsewhere(engine: Engine, version: int, offset: int) -> None:
@@ -569,7 +568,7 @@ def test_an_append_elsewhere(engine: Engine, version: int, offset: int) -> None:
     assert engine.stored(client.ticket) == DATA[:100]
 
 
-@requirement("ietf-24")
+@pytest.mark.requirement("ietf-24")
 @in_every_version
 def test_an_append_with_more_to_come(engine: Engine, version: int) -> None:
     client = Client(engine, version)
@@ -582,7 +581,7 @@ def test_an_append_with_more_to_come(engine: Engine, version: int) -> None:
     assert client.is_told_complete(answer) is False
 
 
-@requirement("ietf-25")
+@pytest.mark.requirement("ietf-25")
 @in_every_version
 @pytest.mark.parametrize("size", [0, 700])
 @pytest.mark.parametrize("is_chunked", [True, False])
@@ -594,7 +593,7 @@ def test_the_last_append(running: Engine, version: int, size: int, is_chunked: b
     assert running.complete(client.ticket).read_bytes() == DATA
 
 
-@requirement("ietf-26")
+@pytest.mark.requirement("ietf-26")
 @in_every_version
 def test_reaching_the_length_does_not_complete(engine: Engine, version: int, clock: Clock) -> None:
     client = Client(engine, version)
@@ -610,7 +609,7 @@ def test_reaching_the_length_does_not_complete(engine: Engine, version: int, clo
     assert client.append(1000, is_complete=True).status_int == 200
 
 
-@requirement("ietf-26")
+@pytest.mark.requirement("ietf-26")
 def test_what_nobody_completes_expires(engine: Engine, client: Client, clock: Clock) -> None:
     client.create(DATA, Upload_Length="1000")
     clock.advance(4000)
@@ -619,7 +618,7 @@ def test_what_nobody_completes_expires(engine: Engine, client: Client, clock: Cl
     assert client.head().status_int == 410
 
 
-@requirement("ietf-27")
+@pytest.mark.requirement("ietf-27")
 @in_every_version
 def test_lengths_that_do_not_agree(engine: Engine, version: int) -> None:
     client = Client(engine, version)
@@ -635,7 +634,7 @@ def test_lengths_that_do_not_agree(engine: Engine, version: int) -> None:
     assert client.upload.state is State.RECEIVING
 
 
-@requirement("ietf-27")
+@pytest.mark.requirement("ietf-27")
 def test_the_length_of_a_last_append_is_recorded(engine: Engine, client: Client) -> None:
     client.create(DATA[:100])
     client.append(100, Pieces(DATA[100:300], length=900), is_complete=True)
@@ -643,7 +642,7 @@ def test_the_length_of_a_last_append_is_recorded(engine: Engine, client: Client)
     assert client.append(300, DATA[300:999], is_complete=True).status_int == 400
 
 
-@requirement("ietf-28")
+@pytest.mark.requirement("ietf-28")
 @in_every_version
 @pytest.mark.parametrize("is_chunked", [True, False])
 @pytest.mark.parametrize("is_complete", [True, False])
@@ -660,7 +659,7 @@ def test_more_than_the_length(engine: Engine, version: int, is_chunked: bool, is
         assert client.append(100, DATA[100:950], is_complete=True).status_int == 410
 
 
-@requirement("ietf-29")
+@pytest.mark.requirement("ietf-29")
 @in_every_version
 @pytest.mark.parametrize("is_chunked", [True, False])
 def test_an_append_that_is_cut(engine: Engine, version: int, is_chunked: bool) -> None:
@@ -672,7 +671,7 @@ def test_an_append_that_is_cut(engine: Engine, version: int, is_chunked: bool) -
     assert engine.stored(client.ticket) == DATA[:950]
 
 
-@requirement("ietf-30")
+@pytest.mark.requirement("ietf-30")
 @in_every_version
 def test_nothing_is_appended_to_what_is_finished(running: Engine, version: int) -> None:
     client = Client(running, version)
@@ -686,7 +685,7 @@ def test_nothing_is_appended_to_what_is_finished(running: Engine, version: int) 
     assert running.complete(client.ticket).read_bytes() == DATA
 
 
-@requirement("ietf-32")
+@pytest.mark.requirement("ietf-32")
 @in_every_version
 def test_refusals_tell_the_offset(engine: Engine, version: int) -> None:
     client = Client(engine, version)
@@ -699,7 +698,7 @@ def test_refusals_tell_the_offset(engine: Engine, version: int) -> None:
     assert (unknown.status_int, unknown.headers.get("Upload-Offset")) == (404, None)
 
 
-@requirement("ietf-33")
+@pytest.mark.requirement("ietf-33")
 def test_an_append_in_chunked_coding(engine: Engine, client: Client) -> None:
     client.create()
     assert client.append(0, Pieces(DATA, is_chunked=True)).headers["Upload-Offset"] == "1000"
@@ -720,7 +719,7 @@ def test_a_body_whose_end_the_server_does_not_tell(engine: Engine, client: Clien
 # -- limits -----------------------------------------------------------------------------------------------------
 
 
-@requirement("ietf-34")
+@pytest.mark.requirement("ietf-34")
 @in_every_version
 def test_what_is_too_large(engine: Engine, version: int) -> None:
     client = Client(engine, version, max_length=900)
@@ -737,7 +736,7 @@ def test_what_is_too_large(engine: Engine, version: int) -> None:
     assert client.append(client.upload.offset, is_complete=False).status_int in (201, 204)
 
 
-@requirement("ietf-36")
+@pytest.mark.requirement("ietf-36")
 def test_how_long_an_upload_lives(engine: Engine, client: Client, clock: Clock) -> None:
     client.create()
     assert limits(client.head())["max-age"] == 3600
@@ -748,7 +747,7 @@ def test_how_long_an_upload_lives(engine: Engine, client: Client, clock: Clock) 
 # -- cancelling and concurrency ---------------------------------------------------------------------------------
 
 
-@requirement("ietf-37")
+@pytest.mark.requirement("ietf-37")
 @in_every_version
 def test_cancelling(engine: Engine, version: int) -> None:
     client = Client(engine, version)
@@ -766,8 +765,8 @@ def test_cancelling_what_is_finished(running: Engine, client: Client) -> None:
     assert client.ask("DELETE").status_int == 412
 
 
-@requirement("ietf-38")
-@requirement("ietf-39")
+@pytest.mark.requirement("ietf-38")
+@pytest.mark.requirement("ietf-39")
 def test_cancelling_ends_a_transfer(engine: Engine, client: Client) -> None:
     client.create()
     deletions: list[Response] = []
@@ -782,7 +781,7 @@ def test_cancelling_ends_a_transfer(engine: Engine, client: Client) -> None:
     assert not engine.arriving(client.ticket).exists()
 
 
-@requirement("ietf-39")
+@pytest.mark.requirement("ietf-39")
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_a_newer_append_ends_the_older(engine: Engine, client: Client, is_complete: bool) -> None:
     client.create()
@@ -799,7 +798,7 @@ def test_a_newer_append_ends_the_older(engine: Engine, client: Client, is_comple
     assert engine.stored(client.ticket) == DATA
 
 
-@requirement("ietf-39")
+@pytest.mark.requirement("ietf-39")
 def test_an_append_that_was_overtaken_after_its_offset_was_checked(
     engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -820,8 +819,8 @@ def test_an_append_that_was_overtaken_after_its_offset_was_checked(
 # -- digests ----------------------------------------------------------------------------------------------------
 
 
-@requirement("ietf-40")
-@requirement("ietf-43")
+@pytest.mark.requirement("ietf-40")
+@pytest.mark.requirement("ietf-43")
 @pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
 def test_the_digest_of_a_request(engine: Engine, client: Client, algorithm: str) -> None:
     client.create()
@@ -835,8 +834,8 @@ def test_the_digest_of_a_request(engine: Engine, client: Client, algorithm: str)
     assert Client(engine).create(DATA, Content_Digest=digest_of(b"x", algorithm)).status_int == 400
 
 
-@requirement("ietf-41")
-@requirement("ietf-43")
+@pytest.mark.requirement("ietf-41")
+@pytest.mark.requirement("ietf-43")
 @pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
 @pytest.mark.parametrize("header", ["Repr_Digest", "Unencoded_Digest"])
 def test_the_digest_of_the_file(running: Engine, algorithm: str, header: str) -> None:
@@ -854,7 +853,7 @@ def test_the_digest_of_the_file(running: Engine, algorithm: str, header: str) ->
     assert wrong.head().status_int == 410
 
 
-@requirement("ietf-41")
+@pytest.mark.requirement("ietf-41")
 @pytest.mark.parametrize("data", [b"", DATA])
 def test_the_digest_of_the_file_where_none_is_computed(tmp_path: Path, data: bytes) -> None:
     engine = Engine(tmp_path / "x", digest=False)
@@ -865,7 +864,7 @@ def test_the_digest_of_the_file_where_none_is_computed(tmp_path: Path, data: byt
     engine.close()
 
 
-@requirement("ietf-41")
+@pytest.mark.requirement("ietf-41")
 def test_bytes_that_did_not_count_are_not_of_the_file(running: Engine, client: Client) -> None:
     """They may still lie behind its end."""
     client.create(DATA[:500], Repr_Digest=digest_of(DATA[:500], "sha-512"))
@@ -879,7 +878,7 @@ def test_the_digest_of_the_decoded_file_is_another_one(running: Engine, client: 
     assert answer.json["phase"] == "finished"
 
 
-@requirement("ietf-42")
+@pytest.mark.requirement("ietf-42")
 def test_the_digest_is_told_to_who_wants_it(running: Engine, client: Client) -> None:
     client.create(DATA[:500])
     answer = client.append(500, DATA[500:], is_complete=True, Want_Repr_Digest="sha-512=3, sha-256=1, unknown=9")
