@@ -67,7 +67,9 @@ def checked_target(url: str, hosts: FinishHosts, caller: str | None = None) -> s
 
 
 def parsed_target(url: str, prefix: str) -> SplitResult:
-    """:raises BadRequest: it is neither an http(s) URL nor an absolute path, or has what it should not."""
+    """:raises BadRequest: it is neither an http(s) URL nor an absolute path, or has what it should not.
+    :raises Forbidden: its host could mean another one to whoever resolves it.
+    """
     if len(url) > _LONGEST or not url.isprintable() or " " in url or "\\" in url:
         raise BadRequest("signalFinishURL is too long, or has characters that no URL has.")
     try:
@@ -84,7 +86,7 @@ def parsed_target(url: str, prefix: str) -> SplitResult:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadRequest("signalFinishURL must be an http or https URL, or an absolute path.")
     if not is_plain_host(parts.hostname):
-        raise BadRequest("The host of signalFinishURL must be a name, or an address in its usual form.")
+        raise Forbidden("The host of signalFinishURL must be a name, or an address in its usual form.")
     return parts
 
 

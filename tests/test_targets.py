@@ -259,6 +259,6 @@ def test_who_asked_by_its_address_is_called_at_it() -> None:
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         parts = parsed_target(text, "/incoming")
-    except BadRequest:
+    except (BadRequest, Forbidden):
         return
     assert parts.scheme in ("http", "https") or text.startswith("/")
