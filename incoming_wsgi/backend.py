@@ -26,6 +26,7 @@ from .errors import (
     WrongSecret,
 )
 from .headers import content_length, refuse_malformed
+from .intake import parameter
 from .receiver import Receiver
 from .responses import json_response, text_response
 from .targets import FinishHosts, checked_target
@@ -127,7 +128,7 @@ class Backend:
     def _file(self, client: Client, request: Request, upload_id: str) -> Response:
         """The complete file, for a back end that does not share the folder; with its secret, and in ranges."""
         upload = self._receiver().status(upload_id, client.app)
-        _check_secret(upload, request.headers.get("Incoming-Secret", request.GET.get("backendSecret", "")))
+        _check_secret(upload, request.headers.get("Incoming-Secret") or parameter(request, "backendSecret"))
         if not upload.location:
             raise NotReady("The file is not complete.")
         try:
@@ -197,6 +198,8 @@ def _form(request: Request) -> MultiDict[str, str]:
         values = MultiDict((name, str(value)) for name, value in request.params.items())
     except UnicodeDecodeError:
         raise BadRequest("The parameters are not UTF-8.") from None
+    except OSError:  # webob's word for it
+        raise BadRequest("The parameters ended before their length.") from None
     repeated = [name for name in values if len(values.getall(name)) > 1]
     if repeated:
         raise BadRequest("A parameter is given twice.")

@@ -278,6 +278,26 @@ def test_an_upgrade_with_a_header_twice(header: str, server: AppServer) -> None:
     assert_refused(ask(server.port, "GET", UPLOAD_WS, [*address, (header, good[header])]), 400, about=header)
 
 
+@pytest.mark.parametrize("query", ["wait=%ff", "since=%ff&wait=1", "%ff=1&wait=1"])
+def test_a_query_that_is_not_utf_8(query: str, upload: Upload) -> None:
+    answer = ask(upload.server.port, "GET", f"{upload.path}?{query}")
+    assert_refused(answer, 400, about="UTF-8")
+
+
+def test_a_query_of_the_back_end_that_is_not_utf_8(upload: Upload) -> None:
+    answer = ask(upload.server.port, "GET", f"/incoming/backend/uploads/{upload.ticket}/file?backendSecret=%ff", KEY)
+    assert_refused(answer, 400, about="UTF-8")
+
+
+@pytest.mark.parametrize("kind", ["gevent", "gthread", "werkzeug"])
+def test_a_form_that_ends_before_its_length(kind: str, server_of: Callable[[str], AppServer]) -> None:
+    headers = [*KEY, ("Content-Type", "application/x-www-form-urlencoded"), ("Content-Length", "100")]
+    with Connection(server_of(kind).port) as connection:
+        connection.send(request("POST", "/incoming/backend/new_upload", headers) + b"signalFinishURL=/x")
+        connection.send_nothing_more()
+        assert_refused(connection.answer(), 400, about="length")
+
+
 # -- trouble of the server's own --------------------------------------------------------------------------------
 
 
