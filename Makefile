@@ -2,7 +2,8 @@
 # make test      everything that must hold: linters, types, the browser library, all tests
 # make torture   the long campaigns of the fault laboratory (MINUTES=30, SEED=1, CAMPAIGN=name)
 # make mutants   can each of these campaigns fail? By deliberate faults
-# make fuzz      random requests of tus, led by the code that they reach (SECONDS=300)
+# make fuzz      millions of frames and requests (FUZZ_SECONDS=600), by chance and by what they reach
+# make audit     known holes in what we install (asks PyPI)
 # make bench     how fast are we, beside other servers? Writes docs/performance.rst (half an hour)
 # make lint      only the linters and the types
 # make clean     removes what these commands made, but for what you uploaded into the examples
@@ -18,15 +19,15 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 EXAMPLE ?= bottle_app
 PYTEST_ARGS ?=
-SECONDS_OF_FUZZ = $(or $(SECONDS),300)
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 600
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SAY := @printf '\n==> %s\n'
 
-.PHONY: help demo test torture mutants fuzz bench lint types packages javascript clean
+.PHONY: help demo test torture mutants fuzz audit bench lint types packages javascript clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -47,10 +48,18 @@ mutants: packages $(VENV)/.test-installed
 	@$(BIN)/python -m tests.faults.mutate
 
 fuzz: $(VENV)/.test-installed
-	$(SAY) "atheris, into $(VENV)"
-	@$(PIP) install atheris
-	$(SAY) "Random requests, for $(SECONDS_OF_FUZZ) s"
-	@$(BIN)/python -m tests.fuzz $(SECONDS_OF_FUZZ)
+	$(SAY) "Frames and requests by chance"
+	@$(BIN)/python -m tests.fuzz frames --count 5000000 $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.fuzz requests --count 1000000 $(if $(SEED),--seed $(SEED))
+	$(SAY) "The same by what they reach, $(FUZZ_SECONDS) s each (atheris, where it can be installed)"
+	@$(PIP) install 'atheris>=3' || { echo "NOT RUN: atheris can't be installed here" >&2; exit 0; }; \
+	  for target in frames requests; do \
+	    $(BIN)/python -m tests.fuzz $$target --guided -max_total_time=$(FUZZ_SECONDS) -max_len=1000 -print_final_stats=1; \
+	  done
+
+audit: $(VENV)/.test-installed
+	$(SAY) "pip-audit: known holes in what the package needs"
+	@$(PIP) install 'pip-audit>=2.7' && $(BIN)/python -m pip_audit --skip-editable
 
 bench: packages $(VENV)/.test-installed
 	$(SAY) "Servers to compare with, into .bench"

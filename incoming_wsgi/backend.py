@@ -25,8 +25,7 @@ from .errors import (
     UnsupportedMediaType,
     WrongSecret,
 )
-from .headers import content_length, refuse_malformed
-from .intake import parameter
+from .headers import content_length, query_of, refuse_malformed
 from .receiver import Receiver
 from .responses import json_response, text_response
 from .targets import FinishHosts, checked_target
@@ -128,7 +127,7 @@ class Backend:
     def _file(self, client: Client, request: Request, upload_id: str) -> Response:
         """The complete file, for a back end that does not share the folder; with its secret, and in ranges."""
         upload = self._receiver().status(upload_id, client.app)
-        _check_secret(upload, request.headers.get("Incoming-Secret") or parameter(request, "backendSecret"))
+        _check_secret(upload, request.headers.get("Incoming-Secret") or query_of(request).get("backendSecret", ""))
         if not upload.location:
             raise NotReady("The file is not complete.")
         try:

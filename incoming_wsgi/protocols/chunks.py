@@ -34,7 +34,6 @@ from ..responses import json_response
 from ..upload import Upload
 
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
-_WAITS = re.compile(r"(^|&)wait=")
 _FINGERPRINT = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _DIGEST = re.compile(r"(sha-256|sha-512)=:([A-Za-z0-9+/=]+):")
 

@@ -1,0 +1,1 @@
+"""Bytes that nobody would send on purpose, by the ten thousand: ``python -m tests.fuzz``."""
