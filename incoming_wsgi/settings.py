@@ -129,8 +129,9 @@ class Settings:
     idle_timeout: float = 12 * 3600.0
     """An upload that nothing arrives for is given up after this, and its bytes deleted."""
 
-    receive_timeout: float = 60.0
-    """A connection that nothing comes over is closed after this; what has arrived is kept."""
+    receive_timeout: float = 30.0
+    """A connection that owes bytes, and over which less than 1 KiB comes in this time, is closed; what has arrived
+    is kept."""
 
     wait_timeout: float = 600.0
     """An app that answered ``wait`` is called again when nothing was heard of it for so long."""

@@ -23,6 +23,7 @@ _MODULES: tuple[str, ...] = (
     "clock_jumps",
     "race",
     "takeover",
+    "slow_senders",
 )
 
 
