@@ -81,6 +81,9 @@ _BYTES = "application/offset+octet-stream"
 _TICKET = "ticket"  # the key of the metadata that it may come by
 _RECORD_SECONDS = 1.0  # in which the offset of a long body becomes known to other processes
 
+#: The protocol's own methods.
+_OVERRIDES = ("POST", "HEAD", "PATCH", "DELETE", "OPTIONS")
+
 #: Headers that say that a creation is of tus, and those that say that it is not, though it has one of the former.
 _CREATING = ("Upload-Metadata", "Upload-Length", "Upload-Defer-Length", "Upload-Concat")
 _OTHERS = ("Upload-Complete", "Upload-Incomplete", "Upload-Draft-Interop-Version")
@@ -146,9 +149,12 @@ def method_of(request: Request) -> str:
 
     Only in place of ``POST``, and only to us: elsewhere nobody has asked for two methods of one request.
     """
-    if request.method == "POST" and is_spoken(request):
-        return request.headers.get("X-HTTP-Method-Override", "").strip().upper() or "POST"
-    return request.method
+    override = _override(request) if request.method == "POST" and is_spoken(request) else ""
+    return override if override in _OVERRIDES else request.method
+
+
+def _override(request: Request) -> str:
+    return str(request.headers.get("X-HTTP-Method-Override", "")).strip().upper()
 
 
 def mark(response: Response) -> None:
@@ -173,6 +179,8 @@ def respond(request: Request, upload_id: str, receiver: Receiver, door: Door) ->
     :raises IncomingError: the request is refused; see :func:`refusal` for the answer.
     """
     _check_version(request)
+    if _override(request) not in ("", *_OVERRIDES):
+        raise BadRequest(f"X-HTTP-Method-Override can be one of {', '.join(_OVERRIDES)}.")
     methods: Mapping[str, Callable[[_Call], Response]] = {
         "POST": _create,
         "HEAD": _offset,

@@ -16,7 +16,7 @@ HIDDEN_REQUEST = b"GET /incoming/ready HTTP/1.1\r\nHost: x\r\n\r\n"
 PIECE = DATA[SAFE : SAFE + 5]
 CHUNKED_PIECE = b"5\r\n" + PIECE + b"\r\n0\r\n\r\n"
 
-_QUIET = 0.15  # seconds without a byte, after an answer
+_QUIET = 0.15  # seconds
 _LONGEST = 10.0  # seconds
 
 
@@ -32,20 +32,23 @@ class Heard:
     data: bytes
 
 
-def talk(port: int, data: bytes) -> Heard:
-    """Send this on a connection of its own, and listen until it is closed, or nothing more comes."""
+def talk(port: int, data: bytes, quiet: float = _QUIET) -> Heard:
+    """Send this on a connection of its own, and listen until it is closed, or nothing more comes.
+
+    :param quiet: seconds without a byte, after an answer.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=_LONGEST) as connection:
         with contextlib.suppress(OSError):  # who has refused need not read on
             connection.sendall(data)
-        return _listen(connection)
+        return _listen(connection, quiet)
 
 
-def _listen(connection: socket.socket) -> Heard:
+def _listen(connection: socket.socket, quiet: float) -> Heard:
     heard = b""
     deadline = time.monotonic() + _LONGEST
     with contextlib.suppress(ConnectionError, TimeoutError):
         while time.monotonic() < deadline:
-            connection.settimeout(_QUIET if heard else deadline - time.monotonic())
+            connection.settimeout(quiet if heard else deadline - time.monotonic())
             piece = connection.recv(65536)
             if not piece:
                 break
