@@ -29,6 +29,7 @@ from .headers import content_length, query_of, refuse_malformed
 from .receiver import Receiver
 from .responses import json_response, text_response
 from .targets import FinishHosts, checked_target
+from .terms import Terms
 from .upload import Upload
 
 #: Booleans as Go's strconv.ParseBool takes them, which 0.1 used.
@@ -76,6 +77,7 @@ class Backend:
         calls: Mapping[str, Callable[[Client, Request], Response]] = {
             "new_upload": self._new_upload,
             "cancel_upload": self._cancel_upload,
+            "renew_upload": self._renew_upload,
             "finish_upload": self._finish_upload,
         }
         refuse_malformed(request.environ)
@@ -102,10 +104,11 @@ class Backend:
             base_url=request.application_url,
             secret=_secret(values),
             remove_file_when_finished=_boolean(values, "removeFileWhenFinished", True),
-            max_length=_length(values, "maxLength"),
-            length=_length(values, "length"),
+            max_length=_number(values, "maxLength"),
+            length=_number(values, "length"),
             owner=_value(values, "owner", ""),
             by_backend=True,
+            terms=_terms(values),
         )
         return text_response(upload.id)
 
@@ -113,6 +116,11 @@ class Backend:
         values = _form(request)
         upload = self._upload_of(client, values)
         self._receiver().cancel(upload.id, _value(values, "reason", "cancelled by the back end"), client.app)
+        return text_response("ok")
+
+    def _renew_upload(self, client: Client, request: Request) -> Response:
+        values = _form(request)
+        self._receiver().renew(self._upload_of(client, values).id, _number(values, "expiresIn"), client.app)
         return text_response("ok")
 
     def _finish_upload(self, client: Client, request: Request) -> Response:
@@ -225,6 +233,16 @@ def checked_secret(secret: str) -> str:
     return secret
 
 
+def _terms(values: MultiDict[str, str]) -> Terms:
+    return Terms(
+        accept=_value(values, "accept", ""),
+        expires_in=_number(values, "expiresIn"),
+        max_connections=_number(values, "maxConnections") or 0,
+        bind_cookie=_value(values, "bindCookie", ""),
+        bind_network=_value(values, "bindNetwork", ""),
+    )
+
+
 def _boolean(values: MultiDict[str, str], name: str, default: bool) -> bool:
     text = values.get(name)
     if text is None:
@@ -234,12 +252,12 @@ def _boolean(values: MultiDict[str, str], name: str, default: bool) -> bool:
     return _BOOLEANS[text]
 
 
-def _length(values: MultiDict[str, str], name: str) -> int | None:
+def _number(values: MultiDict[str, str], name: str) -> int | None:
     text = values.get(name)
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) >= 2**63:
-        raise BadRequest(f"{name} must be a whole number of bytes.")
+        raise BadRequest(f"{name} must be a whole number.")
     return int(text)
 
 

@@ -111,6 +111,9 @@ class Manners:
     total_connections: int = 0
 
 
+#: Asks the app whether the sender of a request, given without its body, may open an upload.
+Gatekeeper = Callable[[Request, Upload], bool]
+
 #: Asks the app whether somebody without a ticket may create an upload, given the client's metadata; makes it.
 Permit = Callable[[Request, Mapping[str, str]], Upload]
 
@@ -118,12 +121,20 @@ Permit = Callable[[Request, Mapping[str, str]], Upload]
 class Frontend:
     """:param receiver: gives the engine of this process.
     :param permit: the app's decision about uploads without a ticket; where there is none, nobody creates any.
+    :param gatekeeper: the app's decision about each opening; where there is none, a ticket is enough.
     """
 
-    def __init__(self, receiver: Callable[[], Receiver], manners: Manners, permit: Permit | None = None) -> None:
+    def __init__(
+        self,
+        receiver: Callable[[], Receiver],
+        manners: Manners,
+        permit: Permit | None = None,
+        gatekeeper: Gatekeeper | None = None,
+    ) -> None:
         self._receiver = receiver
         self._manners = manners
         self._permit = permit
+        self._gatekeeper = gatekeeper
         self._seats = servers.Seats()
         self._turnstile = Turnstile(manners.address_connections, manners.total_connections)
         self._channels: set[Channel] = set()
@@ -191,7 +202,7 @@ class Frontend:
         """What may be done, within the limits of the upload that the request is about, if it names one."""
         response = Response(status=204, headerlist=[("Allow", _METHODS)])
         door = self._door(request, None)
-        upload = self._known(upload_id or ticket_of(request))
+        upload = self._known(upload_id or ticket_of(request), self._receiver_for(request.environ))
         if upload is not None:
             door = replace(door, max_length=self._receiver().limit(upload))
         for dialect in _DIALECTS.values():
@@ -209,8 +220,8 @@ class Frontend:
 
     def _respond_with(self, request: Request, upload_id: str, action: str, body: RequestBody | None) -> Response:
         door = self._door(request, body)
-        dialect = self._dialect_of(request, upload_id)
-        receiver = self._receiver().seen_by(_visitor(request.environ))
+        receiver = self._receiver_for(request.environ)
+        dialect = self._dialect_of(request, upload_id, receiver)
         try:
             if upload_id and not is_ticket(upload_id):
                 raise UnknownUpload
@@ -226,7 +237,7 @@ class Frontend:
                 self._refuse_what_was_ended(body)  # what has come is safe, but it was not all: that must not look so
         except IncomingError as error:
             log.info("refused %s %r: %d %s", request.method, shortened(upload_id), error.status, error.name)
-            return dialect.refusal(error, request, self._known(upload_id), door)
+            return dialect.refusal(error, request, self._known(upload_id, receiver), door)
         if body is not None and body.path and body.length != 0:
             log.debug("%s %s: %s bytes by %s", request.method, shortened(upload_id), body.length, body.path)
         return response
@@ -236,13 +247,13 @@ class Frontend:
             return nullcontext()
         return self._turnstile.let_in(network_of(request.environ))
 
-    def _dialect_of(self, request: Request, upload_id: str) -> Dialect:
+    def _dialect_of(self, request: Request, upload_id: str, receiver: Receiver) -> Dialect:
         """By what the request has, or else the dialect that its upload was created in, or else last opened in."""
-        dialect = _spoken(request) or self._remembered(upload_id, request.method)
+        dialect = _spoken(request) or self._remembered(upload_id, request.method, receiver)
         return chunks if dialect is tus and request.method == "GET" else dialect  # tus has none: it is for the status
 
-    def _remembered(self, upload_id: str, method: str) -> Dialect:
-        upload = self._known(upload_id)
+    def _remembered(self, upload_id: str, method: str, receiver: Receiver) -> Dialect:
+        upload = self._known(upload_id, receiver)
         dialect = _DIALECTS.get(upload.created_with or upload.protocol, chunks) if upload is not None else chunks
         return dialect if method in dialect.METHODS else chunks
 
@@ -290,7 +301,7 @@ class Frontend:
         if ticket:
             if not is_ticket(ticket):
                 raise UnknownUpload
-            return self._receiver().status(ticket)
+            return self._receiver_for(request.environ).status(ticket)
         if self._permit is None:
             raise Forbidden("To upload here takes a ticket of the app.")
         return self._permit(request, metadata)
@@ -358,9 +369,26 @@ class Frontend:
         if self.is_closed:
             raise Unavailable("The server restarts; come again.", retry_after=1)
 
-    def _known(self, upload_id: str) -> Upload | None:
+    def _receiver_for(self, environ: WSGIEnvironment) -> Receiver:
+        """The receiver as the sender of a request may use it."""
+        return self._receiver().seen_by(
+            Visitor(
+                client=network_of(environ),
+                address=environ.get("REMOTE_ADDR") or "",
+                cookies=environ.get("HTTP_COOKIE", ""),
+                may_open=self._opening_of(environ) if self._gatekeeper is not None else None,
+            )
+        )
+
+    def _opening_of(self, environ: WSGIEnvironment) -> Callable[[Upload], bool]:
+        def may_open(upload: Upload) -> bool:
+            return self._gatekeeper is None or bool(self._gatekeeper(Request(environ), upload))
+
+        return may_open
+
+    def _known(self, upload_id: str, receiver: Receiver) -> Upload | None:
         try:
-            return self._receiver().status(upload_id)
+            return receiver.status(upload_id)
         except IncomingError:
             return None
 
@@ -434,7 +462,7 @@ class Frontend:
                 longest_text=LONGEST_TEXT,
                 longest_binary=max(self._manners.window.chunk_size, WINDOW_OF_0_1.chunk_size),
             )
-            self._converse(channel, self._receiver().seen_by(_visitor(environ)))
+            self._converse(channel, self._receiver_for(environ))
         return connection.leave()
 
     def _converse(self, channel: Channel, receiver: Receiver) -> None:
@@ -540,10 +568,6 @@ def _as_meant(request: Request) -> Request:
     """With the method that the client means; the server, which knows another one, goes on by its own."""
     method = tus.method_of(request)
     return request if method == request.method else Request({**request.environ, "REQUEST_METHOD": method})
-
-
-def _visitor(environ: WSGIEnvironment) -> Visitor:
-    return Visitor(network_of(environ))
 
 
 def _spoken(request: Request) -> Dialect | None:

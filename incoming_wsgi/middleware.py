@@ -32,6 +32,7 @@ from .settings import Settings, gather
 from .signatures import key_of
 from .storage.files import FileStorage
 from .targets import FinishHosts, parsed_target
+from .terms import Terms
 from .upload import Upload
 
 if TYPE_CHECKING:
@@ -65,10 +66,23 @@ class Permission:
     owner: str = ""
     filename: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    accept: str = ""
+    expires_in: float | None = None
+    max_connections: int = 0
+    bind_cookie: str = ""
+    bind_network: str = ""
+
+    @property
+    def terms(self) -> Terms:
+        """:raises BadRequest: they can't be kept."""
+        return Terms(**{each.name: getattr(self, each.name) for each in fields(Terms)})
 
 
 #: Decides about a request that would create an upload without a ticket, knowing what the client says of the file.
 Authorize = Callable[[Request, Mapping[str, str]], Permission | None]
+
+#: Decides whether the sender of a request may open an upload, by its ticket.
+AuthorizeOpening = Callable[[Request, Upload], bool]
 
 
 class Incoming:
@@ -81,6 +95,9 @@ class Incoming:
     :param authorize: asked when a tus client, or one of the IETF's resumable uploads, wants to create an upload without
         a ticket: ``authorize(request, metadata)``, before a byte of the file is read, gives a :class:`Permission`, or
         ``None`` to refuse. Without it tickets are needed.
+    :param authorize_opening: asked whenever somebody opens an upload, or goes on with it, in any dialect:
+        ``authorize_opening(request, upload)``, before a byte is read, is true, or false to refuse. A ticket is still
+        needed. What goes on within an opening (chunks, status, pause) is not asked about again.
     :param options: see :class:`~incoming_wsgi.settings.Settings`; each can also come from ``INCOMING_…`` variables.
     :raises TypeError: an option is unknown, or there is no storage folder.
     :raises ValueError: a value can't be used.
@@ -95,18 +112,21 @@ class Incoming:
         on_finish: OnFinish | None = None,
         on_cancel: OnCancel | None = None,
         authorize: Authorize | None = None,
+        authorize_opening: AuthorizeOpening | None = None,
         **options: Any,
     ) -> None:
         self._app = app
         self._on_finish = on_finish
         self._on_cancel = on_cancel
         self._authorize = authorize
+        self._authorize_opening = authorize_opening
         self.settings = gather(options)
         self._finish_hosts = FinishHosts(allowed=self.settings.finish_hosts, path=True, prefix=self.settings.prefix)
         self._proxies = Proxies(self.settings.trusted_proxies)
         self._engine = PerProcess(self._make_receiver)
         permit = self._permit if authorize is not None else None
-        self._frontend = Frontend(self._engine.get, manners_of(self.settings), permit)
+        gatekeeper = self._may_open if authorize_opening is not None else None
+        self._frontend = Frontend(self._engine.get, manners_of(self.settings), permit, gatekeeper)
         self._backend = self._make_backend()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -136,6 +156,11 @@ class Incoming:
         length: int | None = None,
         owner: str = "",
         metadata: Mapping[str, str] | None = None,
+        accept: str = "",
+        expires_in: float | None = None,
+        max_connections: int = 0,
+        bind_cookie: str = "",
+        bind_network: str = "",
     ) -> str:
         """Get a ticket for one upload.
 
@@ -147,6 +172,12 @@ class Incoming:
         :param length: bytes that it has, where the app knows; tus clients that are given the upload's URL ask for it.
         :param owner: a label of whoever uploads.
         :param metadata: text for ``on_finish``.
+        :param accept: kinds of files that may come, as HTML's ``accept`` has it, and patterns of names:
+            ``.jpg, scan-*.tif, image/*``. Goes by what the file is called.
+        :param expires_in: seconds after which the ticket ends, also in the middle of the upload; :meth:`renew_upload`.
+        :param max_connections: that may bring its bytes at the same time, to each process.
+        :param bind_cookie: ``NAME=VALUE`` of a cookie that the browser has to send along.
+        :param bind_network: address or network that it may be used from: ``192.0.2.7``, ``2001:db8::/64``.
         :returns: the ticket, for ``incoming.Uploader(ticket, file)``.
         :raises BadRequest: the target is no URL, or there is no ``on_finish``.
         :raises OverQuota: the owner, or the app, has too much open, or was too quick.
@@ -158,6 +189,11 @@ class Incoming:
             max_length=max_length,
             owner=owner,
             metadata=metadata or {},
+            accept=accept,
+            expires_in=expires_in,
+            max_connections=max_connections,
+            bind_cookie=bind_cookie,
+            bind_network=bind_network,
         )
         return self._create(permission, length).id
 
@@ -176,16 +212,29 @@ class Incoming:
             name=permission.filename,
             metadata=permission.metadata,
             client=client,
+            terms=permission.terms,
         )
 
     def _permit(self, request: Request, metadata: Mapping[str, str]) -> Upload:
         """:raises Forbidden: the app does not want this upload."""
         _remember_address(request.environ)
-        bare = Request({**request.environ, "wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"})
-        permission = self._authorize(bare, metadata) if self._authorize is not None else None
+        permission = self._authorize(_without_body(request), metadata) if self._authorize is not None else None
         if permission is None:
             raise Forbidden("The app does not allow this upload.")
         return self._create(permission, client=network_of(request.environ))
+
+    def _may_open(self, request: Request, upload: Upload) -> bool:
+        _remember_address(request.environ)
+        return self._authorize_opening is None or bool(self._authorize_opening(_without_body(request), upload))
+
+    def renew_upload(self, ticket: str, expires_in: float | None = None) -> None:
+        """Give an upload more time while it waits or runs: its idle time begins anew.
+
+        :param expires_in: seconds from now after which its ticket ends; without it that stays as it is.
+        :raises UnknownUpload: there is none with this ticket.
+        :raises Cancelled, Expired, AlreadyComplete: it takes no more bytes.
+        """
+        self._engine.get().renew(ticket, expires_in, self.settings.name)
 
     def cancel_upload(self, ticket: str, reason: str = "cancelled by the app") -> None:
         """Give an upload up and delete its bytes.
@@ -257,6 +306,10 @@ class Incoming:
             parts = urlsplit(self.settings.public_url)
             scheme, host = parts.scheme, parts.netloc
         return f"{scheme}://{host}{quote(script_name)}"
+
+
+def _without_body(request: Request) -> Request:
+    return Request({**request.environ, "wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"})
 
 
 def _remember_address(environ: WSGIEnvironment) -> None:

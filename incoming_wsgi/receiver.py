@@ -40,13 +40,16 @@ from .errors import (
     Unavailable,
     Undeliverable,
     UnknownUpload,
+    UnsupportedMediaType,
 )
 from .extents import Extents
 from .handover import Handler, Notice, Outcome, handler_for
+from .kinds import accept_of
 from .outbox import Outbox, is_given_up, later
 from .quotas import Allowance, Quota, Use
 from .registry import Delivery, Registry, Unsubscribe
 from .storage import Data, Storage, SyncFailed, Writer
+from .terms import Terms, checked_life
 from .turnstile import Turnstile
 from .upload import CLOSED_STATES, MOVES, OPEN_STATES, State, Upload, is_ticket, shortened
 from .visitors import INSIDER, Visitor
@@ -69,6 +72,9 @@ _MOST_PARTS = 1000
 
 #: Separate ranges that one upload may consist of. Honest clients have a handful of lanes.
 _MOST_EXTENTS = 1000
+
+#: Why an upload has expired whose ticket had an end.
+_TIME_IS_OVER = "The time for this upload is over."
 
 #: Uploads that one process completes at a time.
 _COMPLETIONS = 8
@@ -192,6 +198,7 @@ class Receiver:
         metadata: Mapping[str, str] | None = None,
         client: str = "",
         by_backend: bool = False,
+        terms: Terms | None = None,
     ) -> Upload:
         """A new upload of an app; its id is the ticket.
 
@@ -202,12 +209,14 @@ class Receiver:
         :param name: what the file is called, whatever the client says.
         :param client: the address that it counts for, where it is known already.
         :param by_backend: whether the HTTP API asks for it.
+        :param terms: what the ticket is bound to.
         :raises BadRequest: there is nobody to hand the file to.
         :raises OverQuota: the owner, the address or the app has too much open, or was too quick.
         :raises TooLarge: the file is longer than is allowed.
         """
         if handler_for(target) not in self._apps[app].handlers:
             raise BadRequest("There is nobody to hand the file to: give signalFinishURL, or on_finish to Incoming.")
+        now = self.registry.now()
         upload = Upload(
             app=app,
             target=target,
@@ -221,7 +230,8 @@ class Receiver:
             filename_from_browser=name,
             metadata=dict(metadata or {}),
             event_id=f"msg_{uuid.uuid4().hex}",
-            active_at=self.registry.now(),
+            active_at=now,
+            **(terms or Terms()).fields(now),
         )
         self._refuse_other_file(upload, length, "")
         allowance = self._apps[app].allowance
@@ -243,6 +253,7 @@ class Receiver:
         self._refuse_if_over(whole)
         if whole.state not in OPEN_STATES:
             raise AlreadyComplete
+        self._visitor.refuse_opening(whole)
         parts = self.registry.parts_of(whole.id)
         if whole.part_of or len(parts) >= _MOST_PARTS:
             raise BadRequest("This upload can't have one more part.")
@@ -254,6 +265,8 @@ class Receiver:
             owner=whole.owner,
             client=whole.client or self._visitor.client,
             max_length=whole.max_length,
+            bound_cookie=whole.bound_cookie,
+            bound_network=whole.bound_network,
             part_of=whole.id,
             active_at=self.registry.now(),
         )
@@ -283,6 +296,7 @@ class Receiver:
         upload = self.registry.get(upload_id) if is_ticket(upload_id) else None
         if upload is None or upload.app not in self._apps or app not in (None, upload.app):
             raise UnknownUpload
+        self._visitor.refuse_unbound(upload)
         return upload
 
     def wait(self, upload_id: str, until: Callable[[Upload], bool], timeout: float) -> Upload:
@@ -333,6 +347,7 @@ class Receiver:
         :raises FileChanged: an earlier opening was for another file.
         :raises TooLarge: the file is longer than the ticket, or the app, allows.
         :raises OverQuota: too much is open already.
+        :raises Forbidden, UnsupportedMediaType: the ticket, or the app, does not allow it.
         """
         for _ in range(_CONFLICTS):
             upload = self._known(upload_id)
@@ -341,6 +356,7 @@ class Receiver:
             if upload.state not in OPEN_STATES:
                 return None
             file = _File(length, name, fingerprint, protocol, is_creation, client_metadata or {}, notes or {})
+            self._refuse_by_terms(upload, file.name, file.client_metadata)
             try:
                 opened = self._opened(upload, State.RECEIVING, file)
                 saved = self.registry.save(upload, opened, quotas=self._quotas(opened))
@@ -394,6 +410,7 @@ class Receiver:
         self._refuse_other_file(upload, file.length, fingerprint)
         if upload.state is not State.WAITING or not bulk:
             return None
+        self._refuse_by_terms(upload, file.name, file.client_metadata)
         try:
             claimed = self._claim_whole(upload, bulk, file)
         except FileNotFoundError:
@@ -504,6 +521,7 @@ class Receiver:
                 raise AlreadyComplete
             length = self._joined_length(upload, part_ids)
             self._refuse_other_file(upload, length, "")
+            self._refuse_by_terms(upload, opening["name"], opening["client_metadata"])
             joining = upload.to(
                 State.JOINING,
                 epoch=upload.epoch + 1,
@@ -543,6 +561,28 @@ class Receiver:
         :raises TooLate: its hand-over has begun.
         """
         return self._give_up(self.status(upload_id, app), State.CANCELLED, reason)
+
+    def renew(self, upload_id: str, expires_in: float | None, app: str | None = None) -> Upload:
+        """Give an upload that owes bytes more time: its idle time begins anew.
+
+        :param expires_in: seconds from now after which its ticket ends; ``None`` leaves that as it is.
+        :raises UnknownUpload, Cancelled, Expired, Damaged, Undeliverable: there is nothing to renew.
+        :raises AlreadyComplete: it needs none.
+        """
+        for _ in range(_CONFLICTS):
+            upload = self.status(upload_id, app)
+            self._refuse_if_over(upload)
+            if upload.state not in OPEN_STATES:
+                raise AlreadyComplete
+            now = self.registry.now()
+            expires_at = upload.expires_at if expires_in is None else now + checked_life(expires_in)
+            try:
+                saved = self.registry.save(upload, replace(upload, active_at=now, expires_at=expires_at))
+            except Conflict:
+                continue
+            self._settle()
+            return saved
+        raise Unavailable("This upload is changing too fast.", retry_after=1)
 
     def done(self, upload_id: str, app: str | None = None) -> Upload:
         """The app has the file (``finish_upload``); may come before its own ``wait`` is heard, and more than once.
@@ -591,6 +631,7 @@ class Receiver:
         left = (upload for upload in self.registry.find_complete() if upload.active_at <= now - _GRACE)
         self._each(left, self.complete)
         self._each(self.registry.find(_HELD_STATES), self._take_up)
+        self._each(self.registry.find_expired(now), lambda upload: self._end(upload.id, now))
         if expire:
             idle_since = now - self._patience.idle
             idle = self.registry.find(OPEN_STATES, idle_since=idle_since)
@@ -652,6 +693,13 @@ class Receiver:
                 return
             if self._family_active_at(upload) <= idle_since:
                 self._give_up(upload, State.EXPIRED, "Nothing arrived for a long time.")
+
+    def _end(self, upload_id: str, now: float) -> None:
+        """Its ticket has run out, however busy it is."""
+        with suppress(UnknownUpload, TooLate):
+            upload = self.status(upload_id)
+            if upload.expires_at <= now and not upload.is_complete_by_length:
+                self._give_up(upload, State.EXPIRED, _TIME_IS_OVER, if_idle=False)
 
     def _family_active_at(self, upload: Upload) -> float:
         """When the latest bytes came, of an upload or of what it will be joined with."""
@@ -870,7 +918,9 @@ class Receiver:
             self._settle()
         return saved
 
-    def _give_up(self, upload: Upload, state: State, reason: str) -> Upload:
+    def _give_up(self, upload: Upload, state: State, reason: str, *, if_idle: bool = True) -> Upload:
+        """:param if_idle: whether one that expires may live on if bytes are just coming."""
+        if_nothing_came = state is State.EXPIRED and if_idle
         for _ in range(_CONFLICTS):
             if upload.state in (State.CANCELLED, State.EXPIRED):
                 return upload
@@ -880,10 +930,10 @@ class Receiver:
             kind = "cancelled" if state is State.CANCELLED else "expired"
             row = self._delivery(after, kind) if not after.part_of else None
             try:
-                saved = self.registry.save(upload, after, enqueue=row, if_nothing_came=state is State.EXPIRED)
+                saved = self.registry.save(upload, after, enqueue=row, if_nothing_came=if_nothing_came)
             except Conflict:
                 upload = self.status(upload.id)
-                if state is State.EXPIRED:
+                if if_nothing_came:
                     return upload  # it has come to life
                 continue
             log.info("upload %s is %s: %s", shortened(upload.id), kind, reason)
@@ -949,7 +999,7 @@ class Receiver:
         lane = (upload.id, upload.session)
         try:
             limit = min(self.limit(upload), self._room_for(upload))
-            self._lanes.enter(lane)
+            self._lanes.enter(lane, upload.max_connections or None)
         except BaseException:
             writer.close()
             raise
@@ -974,6 +1024,19 @@ class Receiver:
         error = _OVER.get(upload.state)
         if error is not None:
             raise error(upload.public_reason)
+        if upload.expires_at and upload.state in OPEN_STATES and upload.expires_at <= self.registry.now():
+            raise Expired(_TIME_IS_OVER)
+
+    def _refuse_by_terms(self, upload: Upload, name: str, client_metadata: Mapping[str, str]) -> None:
+        """:raises UnsupportedMediaType: the ticket is for files of other kinds.
+        :raises Forbidden: the app does not let this visitor open the upload.
+        """
+        known = upload.filename_from_browser or name
+        declared = (upload.client_metadata or client_metadata).get("filetype", "")
+        if upload.accept and not accept_of(upload.accept).fits(known, declared):
+            raise UnsupportedMediaType(f"Only files of these kinds may be uploaded here: {upload.accept}")
+        if not upload.part_of:
+            self._visitor.refuse_opening(upload)
 
     def _refuse_other_file(self, upload: Upload, length: int | None, fingerprint: str) -> None:
         if upload.fingerprint and fingerprint and upload.fingerprint != fingerprint:
@@ -1013,7 +1076,8 @@ class Receiver:
 
     def expires_in(self, upload: Upload) -> float:
         """Seconds until an upload that owes bytes is given up, if nothing happens to it."""
-        return max(0.0, upload.active_at + self._patience.idle - self.registry.now())
+        ends_at = upload.active_at + self._patience.idle
+        return max(0.0, min(ends_at, upload.expires_at or ends_at) - self.registry.now())
 
 
 class Session:

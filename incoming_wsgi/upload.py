@@ -135,6 +135,12 @@ class Upload:
     epoch: int = 0  # raised by each opening; a writer with an older one can change nothing
     session: str = ""  # the opening's random token: its lanes repeat it; no two openings share one
 
+    accept: str = ""  # kinds of files that may come; empty for any
+    expires_at: float = 0.0  # by the registry's clock, whatever happens until then; 0 for never
+    max_connections: int = 0  # that may bring its bytes at the same time; 0 for what the server allows
+    bound_cookie: str = ""  # NAME=SHA-256 of the value that a browser has to send
+    bound_network: str = ""  # addresses that it may be opened from
+
     length: int | None = None
     max_length: int | None = None
     extents: Extents = NOTHING

@@ -27,7 +27,12 @@ def table(header: str) -> str:
 
 def test_options() -> None:
     documented = set(re.findall(r"^``(\w+)``", table("option"), re.MULTILINE))
-    assert documented == {field.name for field in fields(Settings)} | {"on_finish", "on_cancel", "authorize"}
+    assert documented == {field.name for field in fields(Settings)} | {
+        "on_finish",
+        "on_cancel",
+        "authorize",
+        "authorize_opening",
+    }
 
 
 def test_errors() -> None:

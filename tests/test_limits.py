@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from webob import Request
 from webtest import TestApp
 
 from incoming_wsgi import Incoming, Permission
-from incoming_wsgi.errors import OverQuota, Replaced
+from incoming_wsgi.errors import AlreadyComplete, Expired, Forbidden, OverQuota, Replaced, UnsupportedMediaType
+from incoming_wsgi.protocols.websocket import Conversation, Send, Window
+from incoming_wsgi.terms import Terms
 from incoming_wsgi.visitors import Visitor
 
-from .helpers import Child, Engine
+from .helpers import Child, Clock, Engine
 
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 DATA = b"0123456789" * 1000
@@ -259,3 +263,198 @@ def test_connections_of_an_address(wrapped: Callable[..., Incoming]) -> None:
         slow.may_end.set()
         thread.join(10)
     assert send(tickets[1], HERE).status_int == 200
+
+
+# -- what a ticket is bound to ----------------------------------------------------------------------------------
+
+OWN = {"Incoming-Length": "10", "Incoming-Name": "x.bin"}
+FILENAME = "filename " + base64.b64encode(b"x.bin").decode()
+TUS = {"Tus-Resumable": "1.0.0", "Upload-Length": "10", "Upload-Metadata": FILENAME}
+IETF = {"Upload-Complete": "?0", "Content-Disposition": 'attachment; filename="x.bin"'}
+
+
+def open_by(dialect: str, web: TestApp, ticket: str, **environ: str) -> Any:
+    """An opening in one of the dialects, of a file ``x.bin``; the answer's status."""
+    if dialect == "websocket":
+        return open_by_websocket(web.app, ticket, environ)
+    headers = {"own": OWN, "whole": OWN, "tus": TUS, "ietf": IETF}[dialect]
+    body = b"0123456789" if dialect == "whole" else b""
+    return web.post(
+        f"/incoming/frontend/uploads/{ticket}",
+        body,
+        headers=headers,
+        content_type="" if dialect == "tus" else "application/octet-stream",
+        extra_environ=environ,
+        expect_errors=True,
+    ).status_int
+
+
+def open_by_websocket(incoming: Incoming, ticket: str, environ: dict[str, str]) -> int:
+    """Without a socket; as the numbers that the others answer with."""
+    receiver = incoming._frontend._receiver_for({**Request.blank("/").environ, **environ})
+    conversation = Conversation(receiver, Window(65536, 4))
+    data = {"Id": ticket, "Name": "x.bin", "LengthBytes": 10}
+    answer = conversation.text(json.dumps({"MsgType": "MsgUploadReq", "MsgData": data}))[0]
+    assert isinstance(answer, Send)
+    message = json.loads(answer.text)
+    conversation.close()
+    codes = {Forbidden.code: 403, UnsupportedMediaType.code: 415, Expired.code: 410}
+    return 200 if message["MsgType"] == "MsgUploadConf" else codes[message["MsgData"]["ErrorCode"]]
+
+
+DIALECTS = ("own", "whole", "tus", "ietf", "websocket")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_only_kinds_that_the_ticket_is_for(wrapped: Callable[..., Incoming], dialect: str) -> None:
+    web = TestApp(wrapped())
+    assert open_by(dialect, web, web.app.new_upload(accept=".jpg, image/*")) == 415
+    assert open_by(dialect, web, web.app.new_upload(accept=".jpg, x.*")) in (200, 201)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_only_the_browser_that_the_ticket_is_for(wrapped: Callable[..., Incoming], dialect: str) -> None:
+    web = TestApp(wrapped())
+    ticket = web.app.new_upload(bind_cookie="session=abc")
+    assert open_by(dialect, web, ticket) == 403
+    assert open_by(dialect, web, ticket, HTTP_COOKIE="session=abd") == 403
+    assert web.app.upload(ticket).state.value == "waiting"
+    assert open_by(dialect, web, ticket, HTTP_COOKIE="a=b; session=abc") in (200, 201)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_only_the_network_that_the_ticket_is_for(wrapped: Callable[..., Incoming], dialect: str) -> None:
+    web = TestApp(wrapped())
+    ticket = web.app.new_upload(bind_network="192.0.2.0/24")
+    assert open_by(dialect, web, ticket, REMOTE_ADDR="198.51.100.1") == 403
+    assert open_by(dialect, web, ticket, REMOTE_ADDR="192.0.2.77") in (200, 201)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "HEAD"])
+def test_who_has_but_the_ticket_learns_and_changes_nothing(wrapped: Callable[..., Incoming], method: str) -> None:
+    web = TestApp(wrapped())
+    ticket = web.app.new_upload(bind_cookie="session=abc")
+    url = f"/incoming/frontend/uploads/{ticket}"
+    refused = web.request(url, method=method, expect_errors=True)
+    assert refused.status_int == 403
+    assert b"waiting" not in refused.body
+    assert web.app.upload(ticket).state.value == "waiting"
+    assert web.request(url, method=method, headers={"Cookie": "session=abc"}).status_int == 200
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_app_is_asked_at_each_opening(wrapped: Callable[..., Incoming], dialect: str) -> None:
+    asked: list[tuple[str, str]] = []
+    answers = [False, True]
+
+    def authorize_opening(request: Any, upload: Any) -> bool:
+        asked.append((request.headers.get("Cookie", ""), upload.id))
+        assert request.body == b""
+        return answers.pop(0)
+
+    web = TestApp(wrapped(authorize_opening=authorize_opening))
+    ticket = web.app.new_upload()
+    assert open_by(dialect, web, ticket, HTTP_COOKIE="session=abc") == 403
+    assert web.app.upload(ticket).received == 0
+    assert open_by(dialect, web, ticket) in (200, 201)
+    assert asked == [("session=abc", ticket), ("", ticket)]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_ticket_ends(engines: Callable[..., Engine], tmp_path: Path, clock: Clock, dialect: str) -> None:
+    with closing(Incoming(app, storage=tmp_path, on_finish=lambda _: "done")) as incoming:
+        web = TestApp(incoming)
+        ticket, other = incoming.new_upload(expires_in=100), incoming.new_upload(expires_in=100)
+        clock.advance(99)
+        incoming.renew_upload(other, expires_in=50)
+        clock.advance(2)
+        assert open_by(dialect, web, ticket) == 410
+        assert open_by(dialect, web, other) in (200, 201)
+
+
+def test_a_busy_upload_ends_with_its_ticket(engines: Callable[..., Engine], clock: Clock) -> None:
+    engine = engines()
+    ticket = engine.ticket(terms=Terms(expires_in=100))
+    session = engine.open(ticket, 1000)
+    session.write(0, b"x" * 100)
+    session.sync()
+    clock.advance(50)
+    assert engine.receiver.expires_in(engine.receiver.status(ticket)) == 50
+    engine.receiver.sweep()
+    engine.receiver.renew(ticket, 100)
+    clock.advance(99)
+    engine.receiver.sweep()
+    session.write(100, b"y" * 100)
+    session.sync()
+    clock.advance(2)
+    engine.receiver.sweep()
+    assert engine.state(ticket).value == "expired"
+    with pytest.raises(Expired):
+        session.write(200, b"z")
+    with pytest.raises(Expired):
+        engine.receiver.renew(ticket, 100)
+
+
+def test_renewing_begins_the_idle_time_anew(engines: Callable[..., Engine], clock: Clock) -> None:
+    engine = engines(idle=100)
+    ticket, left = engine.ticket(), engine.ticket()
+    clock.advance(90)
+    engine.receiver.renew(ticket, None)
+    clock.advance(90)
+    engine.receiver.sweep()
+    assert engine.state(ticket).value == "waiting"
+    assert engine.state(left).value == "expired"
+
+
+def test_renewing_does_not_disturb_who_is_sending(engines: Callable[..., Engine]) -> None:
+    engine = engines()
+    ticket = engine.ticket()
+    with engine.open(ticket, len(DATA)) as session:
+        session.write(0, DATA[:5000])
+        session.sync()
+        engine.receiver.renew(ticket, 1000)
+        session.write(5000, DATA[5000:])
+        engine.receiver.complete(session.sync())
+    with pytest.raises(AlreadyComplete):
+        engine.receiver.renew(ticket, 1000)
+
+
+def test_connections_of_a_ticket(engines: Callable[..., Engine]) -> None:
+    engine = engines(connections=10)
+    session = engine.open(engine.ticket(terms=Terms(max_connections=1)), 100)
+    with pytest.raises(OverQuota):
+        engine.receiver.session(session.upload.id, session.token)
+
+
+def test_a_part_is_bound_like_its_whole(engines: Callable[..., Engine]) -> None:
+    engine = engines()
+    whole = engine.ticket(terms=Terms(bind_cookie="a=b", accept=".jpg"))
+    part = engine.receiver.create_part(whole, 10)
+    with pytest.raises(Forbidden):
+        engine.receiver.seen_by(Visitor()).open(part.id, length=10)
+    assert engine.receiver.seen_by(Visitor(cookies="a=b")).open(part.id, length=10) is not None
+
+
+def test_terms_and_renewal_over_http(wrapped: Callable[..., Incoming]) -> None:
+    web = TestApp(wrapped(backend_key="key"))
+    headers = {"Authorization": "Bearer key"}
+    values = {
+        "signalFinishURL": "/done",
+        "backendSecret": "s",
+        "accept": ".jpg",
+        "expiresIn": "100",
+        "maxConnections": "2",
+        "bindCookie": "a=b",
+        "bindNetwork": "192.0.2.0/24",
+    }
+    ticket = web.post("/incoming/backend/new_upload", values, headers=headers).text
+    made = web.app.upload(ticket)
+    assert (made.accept, made.max_connections, made.bound_network) == (".jpg", 2, "192.0.2.0/24")
+    renewal = {"id": ticket, "backendSecret": "s", "expiresIn": "1000"}
+    assert web.post("/incoming/backend/renew_upload", renewal, headers=headers).text == "ok"
+    assert web.app.upload(ticket).expires_at > made.expires_at + 890
+    wrong = {**renewal, "backendSecret": "t"}
+    web.post("/incoming/backend/renew_upload", wrong, headers=headers, status=403)
+    web.post("/incoming/backend/renew_upload", {**renewal, "expiresIn": "0"}, headers=headers, status=400)
+    for name, value in (("accept", "x"), ("bindNetwork", "x"), ("bindCookie", "x"), ("maxConnections", "-1")):
+        web.post("/incoming/backend/new_upload", {**values, name: value}, headers=headers, status=400)

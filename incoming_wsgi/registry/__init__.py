@@ -155,6 +155,10 @@ class Registry(ABC):
         """
 
     @abstractmethod
+    def find_expired(self, now: float, limit: int = 1000) -> list[Upload]:
+        """Open uploads whose time (``expires_at``) is over, the longest first."""
+
+    @abstractmethod
     def parts_of(self, upload_id: str) -> list[Upload]:
         """The uploads that are parts of an upload, the oldest first."""
 

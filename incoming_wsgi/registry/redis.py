@@ -268,6 +268,11 @@ class RedisRegistry(Registry):
         uploads, size = self._run("usage", quota.app, quota.scope.value, quota.whose)
         return Use(int(uploads or 0), int(size or 0))
 
+    def find_expired(self, now: float, limit: int = 1000) -> list[Upload]:
+        ids = self._try(self._client.zrangebyscore, f"{self._prefix}:expiring", "-inf", now, 0, limit)
+        batches = (ids[first : first + _BATCH] for first in range(0, len(ids), _BATCH))
+        return [upload for batch in batches for upload in self._uploads(self._run("get", *batch))]
+
     def parts_of(self, upload_id: str) -> list[Upload]:
         return sorted(self._uploads(self._run("parts_of", upload_id)), key=attrgetter("created_at"))
 

@@ -53,13 +53,17 @@ CREATE TABLE uploads (
     synced TEXT NOT NULL DEFAULT '[]', boot_id TEXT NOT NULL DEFAULT '', taken_back INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL DEFAULT '', created_with TEXT NOT NULL DEFAULT '', client_metadata TEXT NOT NULL DEFAULT '{}',
     notes TEXT NOT NULL DEFAULT '{}', part_of TEXT NOT NULL DEFAULT '', parts TEXT NOT NULL DEFAULT '[]',
-    client TEXT NOT NULL DEFAULT ''
+    client TEXT NOT NULL DEFAULT '', accept TEXT NOT NULL DEFAULT '', expires_at REAL NOT NULL DEFAULT 0,
+    max_connections INTEGER NOT NULL DEFAULT 0, bound_cookie TEXT NOT NULL DEFAULT '',
+    bound_network TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX uploads_by_change ON uploads (change);
 CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
 CREATE INDEX uploads_by_whole ON uploads (part_of) WHERE part_of != '';
 CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
+CREATE INDEX uploads_by_expiry ON uploads (expires_at)
+    WHERE expires_at > 0 AND state IN ('waiting', 'receiving', 'paused');
 CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (
     event_id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, app TEXT NOT NULL, kind TEXT NOT NULL, handler TEXT NOT NULL,
@@ -96,8 +100,15 @@ CREATE INDEX uploads_by_whole ON uploads (part_of) WHERE part_of != '';
 """,
     3: """
 ALTER TABLE uploads ADD COLUMN client TEXT NOT NULL DEFAULT '';
+ALTER TABLE uploads ADD COLUMN accept TEXT NOT NULL DEFAULT '';
+ALTER TABLE uploads ADD COLUMN expires_at REAL NOT NULL DEFAULT 0;
+ALTER TABLE uploads ADD COLUMN max_connections INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE uploads ADD COLUMN bound_cookie TEXT NOT NULL DEFAULT '';
+ALTER TABLE uploads ADD COLUMN bound_network TEXT NOT NULL DEFAULT '';
 CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
+CREATE INDEX uploads_by_expiry ON uploads (expires_at)
+    WHERE expires_at > 0 AND state IN ('waiting', 'receiving', 'paused');
 CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
 """,
 }
@@ -382,6 +393,15 @@ class SQLiteRegistry(Registry):
             row = db.execute("SELECT full_at FROM rates WHERE name = ?", (rate.name,)).fetchone()
             full_at = rate.full_at(row["full_at"] if row else 0.0, self.now())
             db.execute("INSERT OR REPLACE INTO rates VALUES (?, ?)", (rate.name, full_at))
+
+    def find_expired(self, now: float, limit: int = 1000) -> list[Upload]:
+        query = (
+            f"SELECT {_COLUMNS} FROM uploads WHERE expires_at > 0 AND expires_at <= ? AND {_IS_OPEN}"
+            " ORDER BY expires_at LIMIT ?"
+        )
+        with self._reading() as db:
+            rows = db.execute(query, (now, limit)).fetchall()
+        return [self._upload_of_row(row) for row in rows]
 
     def parts_of(self, upload_id: str) -> list[Upload]:
         # The second condition lets SQLite see that its index has all of them.

@@ -36,6 +36,11 @@ FULL = Upload(
     app="photos",
     owner="somebody",
     client="2001:db8::/64",
+    accept=".jpg, image/*",
+    expires_at=NOW + 60,
+    max_connections=3,
+    bound_cookie="session=" + "cd" * 32,
+    bound_network="192.0.2.0/24",
     created_with="tus",
     protocol="tus",
     created_at=NOW + 0.25,
@@ -197,6 +202,23 @@ class RegistryContract(ABC):
         second = row(before, event_id="second")
         registry.save(saved, saved.to(State.RECEIVING), enqueue=second, settle=first)
         assert registry.due(before.id) == second
+
+    def test_whose_time_is_over(self, registry: Registry, other: Registry) -> None:
+        def expiring() -> list[str]:
+            return [upload.id for upload in other.find_expired(NOW)]
+
+        registry.create(Upload())
+        registry.create(Upload(expires_at=NOW + 1))
+        early, late = (registry.create(receiving(expires_at=at)) for at in (NOW - 5, NOW))
+        assert expiring() == [early.id, late.id]
+        assert [upload.id for upload in other.find_expired(NOW, limit=1)] == [early.id]
+        registry.add_extent(early.id, "token", 0, 10)
+        assert expiring() == [early.id, late.id]
+        registry.save(early, replace(early, expires_at=NOW + 10))
+        registry.save(late, late.to(State.EXPIRED))
+        assert expiring() == []
+        registry.forget(early.id)
+        assert [upload.id for upload in other.find_expired(NOW + 100)] != [early.id]
 
     # -- quotas -------------------------------------------------------------------------------------------------
 

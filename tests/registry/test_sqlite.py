@@ -407,14 +407,17 @@ def test_after_a_power_cut_all_hand_overs_are_due(boots: Callable[[str], SQLiteR
 
 
 ADDED_IN_3 = ("owner", "created_with", "client_metadata", "notes", "part_of", "parts")
-ADDED_IN_4 = ("client",)
+ADDED_IN_4 = ("client", "accept", "expires_at", "max_connections", "bound_cookie", "bound_network")
 
 
 def test_a_file_of_the_first_schema_is_taken_over(path: Path, tmp_path: Path) -> None:
     """With all that is in it; what it calls safe was so by its own rules."""
     SQLiteRegistry(path).close()
     db = sqlite3.connect(path)
-    db.executescript("DROP INDEX uploads_by_whole; DROP INDEX uploads_by_owner; DROP INDEX uploads_by_client;")
+    db.executescript(
+        "DROP INDEX uploads_by_whole; DROP INDEX uploads_by_owner; DROP INDEX uploads_by_client;"
+        "DROP INDEX uploads_by_expiry;"
+    )
     db.execute("DROP TABLE rates")
     for column in ("synced", "boot_id", "taken_back", *ADDED_IN_3, *ADDED_IN_4):
         db.execute(f"ALTER TABLE uploads DROP COLUMN {column}")

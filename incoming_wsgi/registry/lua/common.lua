@@ -200,6 +200,16 @@ local function count(id, upload)
   redis.call('HSET', key('counted'), id, cjson.encode(use))
 end
 
+-- Note when the time of an upload is over. What is closed has none.
+local function note_expiry(upload)
+  local at = tonumber(upload.expires_at or 0)
+  if at > 0 and OPEN[upload.state] then
+    redis.call('ZADD', key('expiring'), at, upload.id)
+  else
+    redis.call('ZREM', key('expiring'), upload.id)
+  end
+end
+
 local function usage(app, scope, whose)
   local name = scope_of(app, scope, whose)
   return redis.call('HMGET', key('usage'), name .. 'uploads', name .. 'bytes')

@@ -27,6 +27,7 @@ end
 write_record(key('upload', upload.id), upload)
 list(upload)
 count(upload.id, upload)
+note_expiry(upload)
 if upload.part_of ~= '' then
   redis.call('SADD', key('parts', upload.part_of), upload.id)
 end

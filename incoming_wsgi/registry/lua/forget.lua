@@ -10,4 +10,5 @@ for _, event_id in ipairs(redis.call('SMEMBERS', key('deliveries', id))) do
   drop_delivery(event_id)
 end
 count(id)
+redis.call('ZREM', key('expiring'), id)
 redis.call('DEL', key('upload', id), key('digest', id))

@@ -49,6 +49,7 @@ if next(changes) then
   write_record(name, changes)
   list(upload, state_before)
   count(call.id, upload)
+  note_expiry(upload)
   redis.call('PUBLISH', key('changed'), call.id)
 end
 redis.call('HSET', name, 'request', call.request)
