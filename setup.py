@@ -103,7 +103,7 @@ setup(
     package_data={"incoming_wsgi": ["py.typed", "static/*"], "incoming_wsgi.registry": ["*.lua", "*/*.lua"]},
     cmdclass={"build_py": BuildWithLibrary},
     python_requires=">=3.10",
-    install_requires=["http-sf>=1.5", "requests>=2.31", "webob>=1.8.7", "websockets>=12"],
+    install_requires=["http-sf>=1.5", "puremagic>=1.28", "requests>=2.31", "webob>=1.8.7", "websockets>=12"],
     extras_require={
         "server": SERVER,
         "s3": S3,

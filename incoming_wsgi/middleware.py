@@ -25,7 +25,7 @@ from .frontend import Frontend, Manners, refusal
 from .handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandler
 from .protocols.websocket import Window
 from .quotas import Allowance
-from .receiver import App, Patience, Receiver
+from .receiver import App, OnFirstBytes, Patience, Receiver
 from .registry import from_url
 from .responses import text_response
 from .settings import Settings, gather
@@ -92,6 +92,9 @@ class Incoming:
     :param on_finish: called with a :class:`FinishedUpload` for each complete file, beside the requests; returns
         ``None`` or ``"done"``, or ``"wait"`` if :meth:`finish_upload` will be called later.
     :param on_cancel: called with the :class:`Upload` and the reason when one is cancelled or expires.
+    :param on_first_bytes: called with an :class:`Upload` and its :class:`FirstBytes` (64 KiB, or a shorter file whole)
+        where the request runs that has brought them: ``None``, or why the file is not welcome, in words for the person.
+        Then it is cancelled. Called once, but again if processes die or several connections end at that moment.
     :param authorize: asked when a tus client, or one of the IETF's resumable uploads, wants to create an upload without
         a ticket: ``authorize(request, metadata)``, before a byte of the file is read, gives a :class:`Permission`, or
         ``None`` to refuse. Without it tickets are needed.
@@ -111,6 +114,7 @@ class Incoming:
         *,
         on_finish: OnFinish | None = None,
         on_cancel: OnCancel | None = None,
+        on_first_bytes: OnFirstBytes | None = None,
         authorize: Authorize | None = None,
         authorize_opening: AuthorizeOpening | None = None,
         **options: Any,
@@ -118,6 +122,7 @@ class Incoming:
         self._app = app
         self._on_finish = on_finish
         self._on_cancel = on_cancel
+        self._on_first_bytes = on_first_bytes
         self._authorize = authorize
         self._authorize_opening = authorize_opening
         self.settings = gather(options)
@@ -285,7 +290,14 @@ class Incoming:
         }
         if self._on_finish is not None or self._on_cancel is not None:
             handlers["callable"] = CallableHandler(self._on_finish, self._on_cancel, self._record_move)
-        app = App(settings.name, storage_of(settings), handlers, settings.max_length, allowance_of(settings))
+        app = App(
+            settings.name,
+            storage_of(settings),
+            handlers,
+            settings.max_length,
+            allowance_of(settings),
+            self._on_first_bytes,
+        )
         receiver = make_receiver(settings, [app])
         receiver.start()
         offload.background(close_when_stopping, self._frontend, name="shutdown watch")

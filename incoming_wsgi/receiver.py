@@ -43,6 +43,8 @@ from .errors import (
     UnsupportedMediaType,
 )
 from .extents import Extents
+from .first_look import LENGTH as FIRST_BYTES
+from .first_look import FirstBytes, is_of_other_kind
 from .handover import Handler, Notice, Outcome, handler_for
 from .kinds import accept_of
 from .outbox import Outbox, is_given_up, later
@@ -88,6 +90,10 @@ _ORPHAN_INTERVAL = 3600.0  # seconds between two looks for them
 _CONFLICTS = 50  # times that a move is tried again because somebody else moved first
 
 
+#: Shown an upload and its first bytes: nothing, or why the file is not welcome.
+OnFirstBytes = Callable[[Upload, FirstBytes], str | None]
+
+
 @dataclass(frozen=True)
 class App:
     """One app that uploads are received for.
@@ -95,6 +101,7 @@ class App:
     :ivar handlers: how its files are handed over, by kind.
     :ivar max_length: bytes that its uploads may have, where the ticket does not say less.
     :ivar allowance: what all of them may take up together.
+    :ivar on_first_bytes: is shown the first bytes of a file, and may refuse it with a sentence for the person.
     """
 
     name: str
@@ -102,6 +109,7 @@ class App:
     handlers: Mapping[str, Handler]
     max_length: int
     allowance: Allowance = field(default_factory=Allowance)
+    on_first_bytes: OnFirstBytes | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,7 @@ class Receiver:
         self._outbox = Outbox(registry, handlers, self._notice, self._answered)
         self._watermarks = Watermarks(self._sync_arrived)
         self._completing: set[str] = set()
+        self._looking: set[str] = set()
         self._completions = offload.Crew(_COMPLETIONS, "completion")
         self._stopped = threading.Event()
         self._made_at = time.monotonic()
@@ -411,6 +420,10 @@ class Receiver:
         if upload.state is not State.WAITING or not bulk:
             return None
         self._refuse_by_terms(upload, file.name, file.client_metadata)
+        if self._is_to_be_seen(upload):
+            blocks = [bytes(block) for block in bulk.blocks()]  # once: they may come in a pipe
+            bulk = bulk_of(b"".join(blocks))
+            upload = self._see(upload, FirstBytes(b"".join(blocks)[:FIRST_BYTES]))
         try:
             claimed = self._claim_whole(upload, bulk, file)
         except FileNotFoundError:
@@ -488,6 +501,7 @@ class Receiver:
         If a process has died over that, this one goes on.
 
         :raises NotReady: some are missing.
+        :raises Cancelled: the file is not welcome, as its first bytes show.
         """
         if upload.state in _HELD_STATES and upload.holder:
             self._take_up(upload)
@@ -495,6 +509,10 @@ class Receiver:
             return upload
         if not upload.is_complete:
             raise NotReady("Some bytes of this upload are still missing.")
+        if self._is_to_be_seen(upload):
+            upload = self._known(upload.id)  # the look may be over since the caller has read it
+        if self._is_to_be_seen(upload):
+            upload = self._see(upload, self._first_bytes([upload]))
         try:
             saved = self.registry.save(upload, upload.to(State.COMPLETING, holder=self.registry.holder))
         except Conflict:
@@ -511,6 +529,7 @@ class Receiver:
         :raises NotReady: bytes of a part are missing.
         :raises AlreadyComplete: it has bytes of its own, or was made of other parts.
         :raises TooLarge: all together they are longer than the ticket, or the app, allows.
+        :raises Cancelled: the file is not welcome.
         """
         for _ in range(_CONFLICTS):
             upload = self._known(upload_id)
@@ -522,6 +541,9 @@ class Receiver:
             length = self._joined_length(upload, part_ids)
             self._refuse_other_file(upload, length, "")
             self._refuse_by_terms(upload, opening["name"], opening["client_metadata"])
+            if self._is_to_be_seen(upload):
+                parts = map(self._known, part_ids)
+                upload = self._see(upload, self._first_bytes(parts))
             joining = upload.to(
                 State.JOINING,
                 epoch=upload.epoch + 1,
@@ -1008,10 +1030,62 @@ class Receiver:
         return session
 
     def _arrived(self, upload: Upload) -> None:
-        """More of an upload is safe."""
+        """More of an upload is safe.
+
+        :raises Cancelled: its first bytes show that it is not welcome.
+        """
+        is_much = upload.offset >= FIRST_BYTES or upload.is_complete
+        if is_much and upload.id not in self._looking and self._is_to_be_seen(upload):
+            self._see(upload, self._first_bytes([upload]))
         self._digests.advance(upload)
         if not self._fsync:
             self._watermarks.advance(upload)
+
+    # -- first look -----------------------------------------------------------------------------------------
+
+    def _is_to_be_seen(self, upload: Upload) -> bool:
+        if upload.was_seen or upload.part_of or upload.state not in OPEN_STATES:
+            return False
+        return bool(upload.accept) or self._apps[upload.app].on_first_bytes is not None
+
+    def _see(self, upload: Upload, head: FirstBytes) -> Upload:
+        """Show the first bytes to the app, and remember that they were welcome.
+
+        :raises Cancelled: they are not; the upload is given up.
+        :raises Unavailable: the app has failed over them; nothing is decided.
+        """
+        self._looking.add(upload.id)
+        try:
+            refusal = self._refusal_of(upload, head)
+            if refusal:
+                self._give_up(upload, State.CANCELLED, refusal)
+                raise Cancelled(refusal)
+            return self.registry.save(upload, replace(upload, was_seen=True))
+        except Conflict:
+            return self._known(upload.id)  # somebody has moved it; whoever completes it looks again
+        finally:
+            self._looking.discard(upload.id)
+
+    def _refusal_of(self, upload: Upload, head: FirstBytes) -> str | None:
+        if upload.accept and is_of_other_kind(upload.accept, head):
+            return f"This file is {head.media_type}. Only these kinds may be uploaded here: {upload.accept}"
+        on_first_bytes = self._apps[upload.app].on_first_bytes
+        try:
+            return on_first_bytes(upload, head) if on_first_bytes is not None else None
+        except Exception as error:
+            log.exception("on_first_bytes has failed over upload %s", shortened(upload.id))
+            raise Unavailable("The app can't look at this file at the moment.", retry_after=5) from error
+
+    def _first_bytes(self, uploads: Iterable[Upload]) -> FirstBytes:
+        """Of one upload, or of several that will be one."""
+        head = b""
+        for upload in uploads:
+            missing = min(FIRST_BYTES - len(head), upload.offset)
+            if missing <= 0:
+                break
+            with suppress(FileNotFoundError), self.read(upload) as file:
+                head += file.read(missing)
+        return FirstBytes(head)
 
     def _remove_if_ended(self, upload: Upload) -> None:
         """A cancel that came between our opening and the making of the file has not seen the file."""

@@ -140,6 +140,7 @@ class Upload:
     max_connections: int = 0  # that may bring its bytes at the same time; 0 for what the server allows
     bound_cookie: str = ""  # NAME=SHA-256 of the value that a browser has to send
     bound_network: str = ""  # addresses that it may be opened from
+    was_seen: bool = False  # its first bytes have been looked at, and found to be welcome
 
     length: int | None = None
     max_length: int | None = None

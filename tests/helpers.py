@@ -16,7 +16,7 @@ from incoming_wsgi import receiver
 from incoming_wsgi.bulk import Piped, bulk_of, pipes
 from incoming_wsgi.handover import Handler, Notice, Outcome
 from incoming_wsgi.quotas import Allowance
-from incoming_wsgi.receiver import App, Patience, Receiver, Session
+from incoming_wsgi.receiver import App, OnFirstBytes, Patience, Receiver, Session
 from incoming_wsgi.registry import sqlite
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.storage.files import FileStorage
@@ -130,13 +130,16 @@ class Engine:
         boot_id: str = "",
         registry: Any = None,
         connections: int = 0,
+        on_first_bytes: OnFirstBytes | None = None,
         **allowance: Any,
     ) -> None:
         self.folder = folder
         self.app = PlayedApp()
         self.storage = FileStorage(folder)
         self.registry: SQLiteRegistry = registry or SQLiteRegistry(folder / "registry.sqlite3", boot_id)
-        app = App("app", self.storage, {"callable": handler or self.app}, max_length, Allowance(**allowance))
+        app = App(
+            "app", self.storage, {"callable": handler or self.app}, max_length, Allowance(**allowance), on_first_bytes
+        )
         patience = Patience(idle=idle, wait=wait)
         self.receiver = Receiver(
             self.registry, {"app": app}, patience, fsync=fsync, digest=digest, connections=connections

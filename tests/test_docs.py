@@ -30,6 +30,7 @@ def test_options() -> None:
     assert documented == {field.name for field in fields(Settings)} | {
         "on_finish",
         "on_cancel",
+        "on_first_bytes",
         "authorize",
         "authorize_opening",
     }

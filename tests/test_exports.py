@@ -14,6 +14,7 @@ from .helpers import ROOT
 def test_the_public_names() -> None:
     assert sorted(incoming_wsgi.__all__) == [
         "FinishedUpload",
+        "FirstBytes",
         "Incoming",
         "IncomingError",
         "Permission",

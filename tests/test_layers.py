@@ -33,6 +33,7 @@ ROOMS = (
     "extents",
     "filenames",
     "kinds",
+    "first_look",
     "downloads",
     "upload",
     "quotas",
@@ -73,6 +74,7 @@ BELONGS_TO = {
     "sqlite3": {"registry/sqlite.py", "once.py"},
     "ctypes": {"digests.py", "storage/space.py", "storage/write_back.py"},
     "websockets": {"frames.py", "channel.py"},
+    "puremagic": {"first_look.py"},
     "redis": {"registry/redis.py", "registry/redis_client.py"},
     "boto3": {"storage/s3.py"},
 }

@@ -55,7 +55,7 @@ CREATE TABLE uploads (
     notes TEXT NOT NULL DEFAULT '{}', part_of TEXT NOT NULL DEFAULT '', parts TEXT NOT NULL DEFAULT '[]',
     client TEXT NOT NULL DEFAULT '', accept TEXT NOT NULL DEFAULT '', expires_at REAL NOT NULL DEFAULT 0,
     max_connections INTEGER NOT NULL DEFAULT 0, bound_cookie TEXT NOT NULL DEFAULT '',
-    bound_network TEXT NOT NULL DEFAULT ''
+    bound_network TEXT NOT NULL DEFAULT '', was_seen INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX uploads_by_change ON uploads (change);
 CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
@@ -105,6 +105,7 @@ ALTER TABLE uploads ADD COLUMN expires_at REAL NOT NULL DEFAULT 0;
 ALTER TABLE uploads ADD COLUMN max_connections INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE uploads ADD COLUMN bound_cookie TEXT NOT NULL DEFAULT '';
 ALTER TABLE uploads ADD COLUMN bound_network TEXT NOT NULL DEFAULT '';
+ALTER TABLE uploads ADD COLUMN was_seen INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_by_expiry ON uploads (expires_at)
@@ -140,6 +141,7 @@ _WRITTEN: Mapping[str, Callable[[Any], Any]] = {
     "notes": lambda notes: json.dumps(dict(notes)),
     "parts": json.dumps,
     "remove_file_when_finished": int,
+    "was_seen": int,
 }
 #: Where these stand among :data:`_COLUMNS`.
 _ARRIVAL_PLACES = tuple(map(_UPLOAD_FIELDS.index, _ARRIVAL_FIELDS))
@@ -768,7 +770,8 @@ def _upload_of_row(row: Iterable[Any]) -> Upload:
     for name in ("metadata", "client_metadata", "notes"):
         values[name] = json.loads(values[name])
     values["parts"] = tuple(json.loads(values["parts"]))
-    values["remove_file_when_finished"] = bool(values["remove_file_when_finished"])
+    for name in ("remove_file_when_finished", "was_seen"):
+        values[name] = bool(values[name])
     return Upload(**values)
 
 

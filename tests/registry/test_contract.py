@@ -41,6 +41,7 @@ FULL = Upload(
     max_connections=3,
     bound_cookie="session=" + "cd" * 32,
     bound_network="192.0.2.0/24",
+    was_seen=True,
     created_with="tus",
     protocol="tus",
     created_at=NOW + 0.25,

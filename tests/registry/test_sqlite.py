@@ -407,7 +407,7 @@ def test_after_a_power_cut_all_hand_overs_are_due(boots: Callable[[str], SQLiteR
 
 
 ADDED_IN_3 = ("owner", "created_with", "client_metadata", "notes", "part_of", "parts")
-ADDED_IN_4 = ("client", "accept", "expires_at", "max_connections", "bound_cookie", "bound_network")
+ADDED_IN_4 = ("client", "accept", "expires_at", "max_connections", "bound_cookie", "bound_network", "was_seen")
 
 
 def test_a_file_of_the_first_schema_is_taken_over(path: Path, tmp_path: Path) -> None:
