@@ -18,6 +18,7 @@ LIBRARY = ("incoming.js", "incoming.mjs", "incoming.d.ts")
 SERVER = ["gunicorn[gevent]>=22", "gevent>=23.9", "gevent-websocket>=0.10.1"]
 S3 = ["boto3>=1.28"]
 REDIS = ["redis>=5"]
+METRICS = ["prometheus_client>=0.20"]
 TEST = [
     "aiotus>=1.1",
     "bottle>=0.13",
@@ -108,7 +109,8 @@ setup(
         "server": SERVER,
         "s3": S3,
         "redis": REDIS,
-        "test": [*TEST, *REDIS],
+        "metrics": METRICS,
+        "test": [*TEST, *REDIS, *METRICS],
     },
     entry_points={
         "console_scripts": [

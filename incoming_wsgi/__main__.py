@@ -6,11 +6,13 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from . import __version__, operate
+from . import __version__, metrics, operate
 from .central import Central, is_loopback, receiver_of, tenants_of
 from .errors import IncomingError
 from .receiver import Receiver
@@ -46,6 +48,11 @@ _SETTINGS = (
     ("total_connections", "N", "connections that bring bytes, to each worker; default: 5000"),
     ("upload_connections", "N", "connections that bring bytes of one upload, to each worker; default: 32"),
     ("backend_tickets", "RATE", "tickets for one back end, such as 600/m; default: any number"),
+    (
+        "metrics",
+        "BOOL",
+        "whether /incoming/metrics of the internal listener has figures for Prometheus; default: false",
+    ),
     ("idle_timeout", "SECONDS", "give an upload up when nothing has come for so long; default: 12 hours"),
     ("handover_timeout", "SECONDS", "how long a back end may take to answer; default: 55"),
     ("wait_timeout", "SECONDS", "call a back end that said wait again after; default: 600"),
@@ -66,8 +73,17 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     if not is_loopback(options.backend_bind) and not all(tenant.key for tenant in tenants):
         parser.error("a back-end listener that other machines can reach needs --backend-key (or --config)")
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    _run_gunicorn(Central(settings, tenants, [options.backend_bind]), options)
+    with _figures_of_all_workers() if settings.metrics else nullcontext():
+        _run_gunicorn(Central(settings, tenants, [options.backend_bind]), options)
     return 0
+
+
+@contextmanager
+def _figures_of_all_workers() -> Iterator[None]:
+    """A folder where workers put their figures together; it must be known before the first one counts."""
+    with tempfile.TemporaryDirectory(prefix="incoming-metrics-") as folder:
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+        yield
 
 
 def run_operator(arguments: Sequence[str] | None = None) -> int:
@@ -143,7 +159,7 @@ def _operator_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (function, about) in _COMMANDS.items():
         command = commands.add_parser(name, parents=[common], help=about, description=about)
-        if name in ("show", "retry", "cancel"):
+        if name in ("show", "trail", "retry", "cancel"):
             command.add_argument("id", metavar="ID", help="the ticket")
         command.set_defaults(command=function)
     return parser
@@ -154,6 +170,10 @@ _COMMANDS: Mapping[str, tuple[Callable[[Receiver, argparse.Namespace], Any], str
     "show": (
         lambda receiver, options: operate.show(receiver, options.id),
         "show all that is known of an upload",
+    ),
+    "trail": (
+        lambda receiver, options: operate.trail(receiver, options.id),
+        "print what has happened to an upload",
     ),
     "retry": (lambda receiver, options: operate.retry(receiver, options.id), "hand a file over again"),
     "cancel": (lambda receiver, options: operate.cancel(receiver, options.id), "give an upload up"),
@@ -208,7 +228,12 @@ def _gunicorn_settings(options: argparse.Namespace) -> dict[str, Any]:
         "forwarded_allow_ips": options.forwarded_allow_ips,
         "proc_name": "incoming-server",
         "control_socket_disable": True,
+        **({"child_exit": _forget_worker} if "PROMETHEUS_MULTIPROC_DIR" in os.environ else {}),
     }
+
+
+def _forget_worker(_server: Any, worker: Any) -> None:
+    metrics.mark_dead(worker.pid)
 
 
 if __name__ == "__main__":

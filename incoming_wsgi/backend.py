@@ -11,6 +11,7 @@ from typing import Any
 from webob import Request, Response
 from webob.multidict import MultiDict
 
+from . import events
 from .downloads import file_response
 from .errors import (
     BadRequest,
@@ -69,6 +70,7 @@ class Backend:
         try:
             response = self._respond(request, path)
         except IncomingError as error:
+            events.tell("refused", "refused a back end's %s: %s", request.method, error.name, reason=error.name)
             response = text_response(str(error), error)
         response.headers["Cache-Control"] = "no-store"
         return response

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import offload, servers
+from . import metrics, offload, servers
 from .backend import Backend, Client
 from .clients import Proxies
 from .errors import IncomingError
@@ -159,6 +159,8 @@ class Central:
             return refuse(error, environ, start_response)
         address = servers.listener(environ)
         internal = any(is_bound(bind, address) for bind in self._internal)
+        if internal and self._settings.metrics and environ.get("PATH_INFO") == f"{self._settings.prefix}/metrics":
+            return metrics.app(environ, start_response)
         frontend, backend = (None, self._backend) if internal else (self._frontend, None)
         return route(self._proxies.behind(environ), start_response, self._settings.prefix, frontend, backend)
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from webob import Request, Response
 
-from . import assets, servers
+from . import assets, events, servers
 from .bodies import RequestBody, body_of
 from .channel import Channel, handshake
 from .clients import network_of
@@ -196,6 +196,7 @@ class Frontend:
 
     def _refusal(self, error: IncomingError, request: Request) -> Response:
         """Where no upload is concerned."""
+        tell_of_refusal(error, request.method)
         return (_spoken(request) or chunks).refusal(error, request, None, self._door(request, None))
 
     def _discovery(self, request: Request, upload_id: str) -> Response:
@@ -236,8 +237,9 @@ class Frontend:
             if body is not None and body.was_cut:
                 self._refuse_what_was_ended(body)  # what has come is safe, but it was not all: that must not look so
         except IncomingError as error:
-            log.info("refused %s %r: %d %s", request.method, shortened(upload_id), error.status, error.name)
-            return dialect.refusal(error, request, self._known(upload_id, receiver), door)
+            upload = self._known(upload_id, receiver)
+            tell_of_refusal(error, request.method, upload_id, upload.owner if upload else "")
+            return dialect.refusal(error, request, upload, door)
         if body is not None and body.path and body.length != 0:
             log.debug("%s %s: %s bytes by %s", request.method, shortened(upload_id), body.length, body.path)
         return response
@@ -554,6 +556,21 @@ class Dialogue:
         if texts:
             self._channel.send(*texts)
         return close
+
+
+def tell_of_refusal(error: IncomingError, method: str, upload_id: str = "", owner: str = "") -> None:
+    name = shortened(upload_id) if upload_id else ""
+    events.tell(
+        "refused",
+        "refused %s %r: %d %s",
+        method,
+        name,
+        error.status,
+        error.name,
+        upload=name,
+        owner=owner,
+        reason=error.name,
+    )
 
 
 def refusal(error: IncomingError, environ: WSGIEnvironment) -> Response:

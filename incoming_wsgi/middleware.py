@@ -17,11 +17,11 @@ from urllib.parse import quote, urlsplit
 
 from webob import Request
 
-from . import offload, servers
+from . import events, metrics, offload, servers
 from .backend import Backend, Client, checked_secret
 from .clients import Proxies, network_of
 from .errors import Forbidden, IncomingError, NotFound, UnknownUpload
-from .frontend import Frontend, Manners, refusal
+from .frontend import Frontend, Manners, refusal, tell_of_refusal
 from .handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandler
 from .protocols.websocket import Window
 from .quotas import Allowance
@@ -264,6 +264,16 @@ class Incoming:
         except UnknownUpload:
             return None
 
+    @property
+    def metrics_app(self) -> WSGIApplication:
+        """A WSGI app with the figures for Prometheus, where ``metrics`` is on: for an internal listener.
+
+        :raises RuntimeError: it is off.
+        """
+        if not self.settings.metrics:
+            raise RuntimeError("there are no figures without metrics=True")
+        return metrics.app
+
     def start(self) -> None:
         """Begin to deliver and to clean up in this process; happens by itself with the first request."""
         self._engine.get()
@@ -377,6 +387,7 @@ def route(
     backend: Backend | None,
 ) -> Iterable[bytes]:
     """Answer a request for one of our addresses; what is not offered here is not found."""
+    events.begin_request(environ.get("HTTP_X_REQUEST_ID", ""))
     try:
         door, rest = _split(environ, prefix)
         if door == "frontend" and frontend is not None:
@@ -392,6 +403,7 @@ def route(
 
 def refuse(error: IncomingError, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """The answer where an error stands in the way of any other."""
+    tell_of_refusal(error, environ.get("REQUEST_METHOD", ""))
     return refusal(error, environ)(environ, _nosniffing(start_response))
 
 
@@ -450,6 +462,8 @@ def patience_of(settings: Settings) -> Patience:
 
 def make_receiver(settings: Settings, apps: Iterable[App]) -> Receiver:
     """The engine for these apps; not started."""
+    if settings.metrics:
+        metrics.metrics()
     registry = from_url(registry_of(settings))
     by_name = {app.name: app for app in apps}
     return Receiver(

@@ -1,4 +1,4 @@
-"""What an operator sees and does: ``incoming list``, ``show``, ``retry``, ``cancel``, ``cleanup``."""
+"""What an operator sees and does: ``incoming list``, ``show``, ``trail``, ``retry``, ``cancel``, ``cleanup``."""
 
 from __future__ import annotations
 
@@ -49,6 +49,17 @@ def show(receiver: Receiver, upload_id: str) -> Iterator[str]:
         facts["next attempt"] = _time(delivery.due_at + ahead)
         facts["last error"] = delivery.error
     return (f"{name + ':':16}{_printable(value)}" for name, value in facts.items() if value)
+
+
+def trail(receiver: Receiver, upload_id: str) -> Iterator[str]:
+    """What has happened to an upload, a line each, the earliest first.
+
+    :raises UnknownUpload: there is none.
+    """
+    upload, ahead = receiver.status(upload_id), _ahead(receiver)
+    for entry in receiver.registry.trail(upload.id):
+        about = "  ".join(f"{name}={_printable(text)}" for name, text in entry.about.items())
+        yield f"{_time(entry.at + ahead)}  {entry.state.value:16}{about}".rstrip()
 
 
 def retry(receiver: Receiver, upload_id: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import Any, BinaryIO
 
-from . import offload
+from . import events, offload
 from .bulk import Bulk, bulk_of
 from .checksums import hash_of
 from .digests import Digests, NoDigests
@@ -155,6 +155,7 @@ class Receiver:
         connections: int = 0,
     ) -> None:
         self.registry = registry
+        registry.moved = _tell_of_move
         self._visitor = INSIDER
         self._lanes = Turnstile(connections)
         self._fsync = fsync
@@ -371,7 +372,6 @@ class Receiver:
                 saved = self.registry.save(upload, opened, quotas=self._quotas(opened))
             except Conflict:
                 continue
-            log.info("upload %s opened (%s), %d of %s bytes", shortened(saved.id), protocol, saved.received, length)
             if not saved.received:
                 self._storage(saved).create(saved)
             if self._fsync and not saved.received:
@@ -431,7 +431,6 @@ class Receiver:
         if claimed is None:
             self._remove_if_ended(upload)
             return None
-        log.info("upload %s came in one piece (%s), %d bytes", shortened(claimed.id), protocol, len(bulk))
         self._completing.add(claimed.id)
         self._roll_forward(claimed, self._give_away)
         self._settle()
@@ -811,7 +810,6 @@ class Receiver:
         with self._outbox.at_once(self._delivery(after, "finished")) as row:
             self.registry.save(upload, after, enqueue=row)
             self.registry.sync()
-            log.info("upload %s is complete", shortened(upload.id))
 
     def _take_back(self, upload: Upload, reason: str) -> None:
         """Some bytes did not get onto the disk: whoever sends this upload has to open it anew and to send them again.
@@ -893,6 +891,17 @@ class Receiver:
 
     def _answered(self, delivery: Delivery, outcome: Outcome) -> None:
         """Record what came of an attempt."""
+        about = f"{outcome.word}: {outcome.error}" if outcome.error else outcome.word
+        events.tell(
+            "handed_over",
+            "hand-over of %s (%s): %s",
+            shortened(delivery.upload_id),
+            delivery.kind,
+            about,
+            upload=shortened(delivery.upload_id),
+            reason=outcome.error,
+            answer=outcome.word,
+        )
         upload = self.registry.get(delivery.upload_id)
         if upload is None or upload.state is State.DAMAGED:
             return
@@ -932,7 +941,6 @@ class Receiver:
             return self.registry.save(upload, upload, settle=delivery)
         after = upload.to(State.FINISHED, reason="", active_at=self.registry.now())
         saved = self.registry.save(upload, after, settle=delivery)
-        log.info("upload %s is finished", shortened(upload.id))
         if upload.remove_file_when_finished and self._storage(upload).locate(upload) is not None:
             self.registry.sync()
             self._storage(upload).remove(upload)
@@ -958,7 +966,6 @@ class Receiver:
                 if if_nothing_came:
                     return upload  # it has come to life
                 continue
-            log.info("upload %s is %s: %s", shortened(upload.id), kind, reason)
             self._digests.drop(upload.id)
             self.registry.sync()
             self._storage(upload).remove(upload)
@@ -1241,6 +1248,8 @@ class Session:
         pending, self._pending = self._pending, Extents()
         if pending.ranges:
             self._record(pending)
+            if events.is_anybody_listening():
+                events.count("arrived", pending.received)
             self._arrived(self.upload)
         self._recorded_at = time.monotonic()
         return self.upload
@@ -1299,6 +1308,29 @@ class Session:
         if len(current.extents.ranges) > _MOST_EXTENTS:
             raise BadRequest("The bytes of this upload arrive in too many separate pieces.")
         return current
+
+
+def _tell_of_move(before: Upload | None, after: Upload) -> None:
+    if before is not None and (before.state, before.epoch) == (after.state, after.epoch):
+        return
+    name = shortened(after.id)
+    about: dict[str, Any] = {"upload": name, "owner": after.owner, "reason": after.reason, "state": after.state.value}
+    if before is None:
+        events.tell("created", "upload %s was created", name, **about)
+        return
+    reason = f": {after.reason}" if after.reason else ""
+    events.tell(
+        "moved",
+        "upload %s: %s → %s (%s, %d of %s bytes)%s",
+        name,
+        before.state.value,
+        after.state.value,
+        after.protocol,
+        after.received,
+        "?" if after.length is None else after.length,
+        reason,
+        **about,
+    )
 
 
 def _nothing() -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any
 
 from .clients import Proxies
@@ -119,6 +120,9 @@ class Settings:
 
     backend_tickets: str = ""
     """How many tickets the HTTP API gives to one back end."""
+
+    metrics: bool = False
+    """Whether figures are counted for Prometheus (extra ``[metrics]``). Where they can be read is up to you."""
 
     lanes: int = 4
     """Chunks of one client that may be on their way over HTTP at the same time."""
@@ -235,6 +239,8 @@ def _checked(settings: Settings) -> Settings:
     for key in settings.signing_keys:
         key_of(key)
     _check_limits(settings)
+    if settings.metrics and find_spec("prometheus_client") is None:
+        raise ValueError("metrics need the package prometheus_client: pip install 'incoming-wsgi[metrics]'")
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", settings.prefix):
         raise ValueError(f"prefix must be a path such as /incoming, not {settings.prefix!r}")
     if settings.durability not in ("process", "fsync"):

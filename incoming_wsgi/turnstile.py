@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
+from . import events
 from .errors import OverQuota
 
 _RETRY_AFTER = 5.0  # seconds
@@ -33,10 +34,12 @@ class Turnstile:
         :raises OverQuota: there are too many.
         """
         self.enter(kind)
+        events.count("connected", 1)
         try:
             yield
         finally:
             self.leave(kind)
+            events.count("connected", -1)
 
     def enter(self, kind: Hashable, most: int | None = None) -> None:
         """:param most: in place of the one for all kinds. :raises OverQuota: there are too many."""

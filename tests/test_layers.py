@@ -15,6 +15,7 @@ PACKAGE = ROOT / "incoming_wsgi"
 #: From the bottom to the top: a room may import those before it, and none behind it.
 ROOMS = (
     "errors",
+    "events",
     "responses",
     "headers",
     "addresses",
@@ -59,6 +60,7 @@ ROOMS = (
     "assets",
     "frontend",
     "backend",
+    "metrics",
     "middleware",
     "",  # the package itself: the public names
     "central",
@@ -74,13 +76,14 @@ BELONGS_TO = {
     "sqlite3": {"registry/sqlite.py", "once.py"},
     "ctypes": {"digests.py", "storage/space.py", "storage/write_back.py"},
     "websockets": {"frames.py", "channel.py"},
+    "prometheus_client": {"metrics.py"},
     "puremagic": {"first_look.py"},
     "redis": {"registry/redis.py", "registry/redis_client.py"},
     "boto3": {"storage/s3.py"},
 }
 
 #: Never imported while the package is: extras, and what gevent wants to patch first.
-LAZY = {"gevent", "gunicorn", "requests", "redis", "boto3"}
+LAZY = {"prometheus_client", "puremagic", "gevent", "gunicorn", "requests", "redis", "boto3"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -109,3 +109,16 @@ def test_times_are_told_by_the_wall_clock(engine: Engine, monkeypatch: pytest.Mo
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d %H")
     assert f"last active:    {today}" in "\n".join(operate.show(engine.receiver, ticket))
     assert f"  {today}" in "\n".join(operate.list_uploads(engine.receiver))
+
+
+def test_a_trail(engine: Engine) -> None:
+    ticket = engine.ticket()
+    engine.open(ticket, 10).close()
+    engine.receiver.cancel(ticket, "\x1b[2J no more")
+    lines = list(operate.trail(engine.receiver, ticket))
+    assert [line.split()[2] for line in lines] == ["waiting", "receiving", "cancelled"]
+    assert "protocol=incoming" in lines[1]
+    assert "reason=�[2J no more" in lines[2]
+    assert lines[0].startswith(datetime.now(timezone.utc).strftime("%Y-%m-"))
+    with pytest.raises(UnknownUpload):
+        list(operate.trail(engine.receiver, "unknown"))

@@ -58,6 +58,7 @@ WRITTEN = {
     "total_connections": ("9", 9),
     "upload_connections": ("10", 10),
     "backend_tickets": ("5/s", "5/s"),
+    "metrics": ("yes", True),
     "max_length": ("1.5G", 3 * 2**29),
     "idle_timeout": ("0.5", 0.5),
     "receive_timeout": ("30", 30.0),

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
+from .. import events
 from ..bulk import Bulk, Chain, bulk_of
 from ..errors import (
     BadRequest,
@@ -169,6 +170,9 @@ class Conversation:
         return actions
 
     def _said_of(self, error: IncomingError) -> list[Action]:
+        name, owner = (shortened(self._upload.id), self._upload.owner) if self._upload else ("", "")
+        about: dict[str, Any] = {"upload": name, "owner": owner, "reason": error.name}
+        events.tell("refused", "refused on a WebSocket %r: %s", name, error.name, **about)
         if isinstance(error, Replaced):
             return [Close(REPLACED if self._additions else RESTART, str(error))]
         if isinstance(error, Cancelled):

@@ -15,8 +15,12 @@ from importlib.util import find_spec
 from threading import Event
 from urllib.parse import urlsplit
 
+from ..events import request_id
 from ..quotas import Quota, Rate, Use
 from ..upload import State, Upload
+
+#: Entries of an upload's trail that are kept; of more, the latest.
+LONGEST_TRAIL = 100
 
 #: What ends a subscription to the changes of an upload.
 Unsubscribe = Callable[[], None]
@@ -45,12 +49,51 @@ class Delivery:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One line of what has happened to an upload.
+
+    :ivar at: seconds of the registry's clock.
+    :ivar about: what else there is to say, by name.
+    """
+
+    at: float
+    state: State
+    about: Mapping[str, str]
+
+
+def entry_of(before: Upload | None, after: Upload) -> dict[str, str] | None:
+    """What the trail says of a change besides its time; nothing of small ones."""
+    if before is not None and (before.state, before.epoch, before.expires_at) == (
+        after.state,
+        after.epoch,
+        after.expires_at,
+    ):
+        return None
+    is_opening = bool(after.session) and (before is None or before.session != after.session)
+    about = {
+        "state": after.state.value,
+        "protocol": after.protocol if is_opening else "",
+        "received": str(after.received),
+        "reason": after.reason,
+        "request": request_id(),
+    }
+    return {name: text for name, text in about.items() if text}
+
+
+def _nobody_cares(_before: Upload | None, _after: Upload) -> None:
+    pass
+
+
 class Registry(ABC):
     """The contract. Implementations raise :class:`~incoming_wsgi.errors.Conflict` where a row has changed meanwhile.
 
     Whatever writes may also raise :class:`~incoming_wsgi.errors.NoSpace` or :class:`~incoming_wsgi.errors.Unavailable`:
     then nothing was written, and trying again later may help.
     """
+
+    #: Told of each change that this process has saved: the upload before (none, of a new one) and after it.
+    moved: Callable[[Upload | None, Upload], None] = staticmethod(_nobody_cares)
 
     @property
     @abstractmethod
@@ -172,6 +215,13 @@ class Registry(ABC):
 
         Only of dialects in which the last byte completes an upload (:data:`~incoming_wsgi.upload.ENDING_BY_LENGTH`),
         and no parts of others.
+        """
+
+    @abstractmethod
+    def trail(self, upload_id: str) -> list[Entry]:
+        """What has happened to an upload, by :func:`entry_of`, the earliest first: :data:`LONGEST_TRAIL` at most.
+
+        It is written in the same step as the change itself.
         """
 
     @abstractmethod

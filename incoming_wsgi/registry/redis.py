@@ -28,7 +28,7 @@ from ..errors import Conflict, IncomingError, Unavailable
 from ..extents import Extents
 from ..quotas import Quota, Rate, Use
 from ..upload import State, Upload
-from . import Delivery, Registry, Unsubscribe
+from . import LONGEST_TRAIL, Delivery, Entry, Registry, Unsubscribe, entry_of
 from .boot import boot_id_of_machine
 from .group import Group
 from .push import Push
@@ -176,11 +176,15 @@ class RedisRegistry(Registry):
         call = {
             "upload": _written(upload, _UPLOAD_KINDS),
             "quotas": _written_quotas(quotas),
+            "entry": json.dumps(entry_of(None, upload)),
+            "longest_trail": LONGEST_TRAIL,
             "rates": [{"name": rate.name, "burst": rate.burst, "interval": rate.interval} for rate in rates],
         }
         answer = self._run("create", json.dumps(call))
         _refuse(answer, quotas, rates)
-        return self._only(answer)
+        created = self._only(answer)
+        self.moved(None, created)
+        return created
 
     def get(self, upload_id: str) -> Upload | None:
         return next(self._uploads(self._run("get", upload_id)), None)
@@ -213,6 +217,9 @@ class RedisRegistry(Registry):
             call["settle"] = settle.event_id
         if enqueue is not None:
             call["enqueue"] = _written(enqueue, _DELIVERY_KINDS)
+        entry = entry_of(before, after)
+        if entry is not None:
+            call |= {"entry": json.dumps(entry), "longest_trail": LONGEST_TRAIL}
         if quotas:
             call["quotas"] = _written_quotas(quotas)
         answer = self._run("save", json.dumps(call))
@@ -220,6 +227,7 @@ class RedisRegistry(Registry):
         saved = self._only(answer)
         if saved.version != before.version:
             self._push.notify(before.id)
+            self.moved(before, saved)
         return saved
 
     def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
@@ -291,6 +299,12 @@ class RedisRegistry(Registry):
         era, *texts = answer
         self._era = era
         return (_upload(text, era) for text in texts)
+
+    def trail(self, upload_id: str) -> list[Entry]:
+        lines = self._try(self._client.lrange, f"{self._prefix}:trail:{upload_id}", 0, -1)
+        parted = [line.split(" ", 1) for line in lines]
+        entries = [(float(at), json.loads(about)) for at, about in parted]
+        return [Entry(at, State(about.pop("state")), about) for at, about in entries]
 
     # -- outbox -------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from ..extents import Extents
 from ..locks import FileLock, try_flock
 from ..quotas import Quota, Rate, Scope, Use
 from ..upload import ENDING_BY_LENGTH, NOTHING, OPEN_STATES, State, Upload
-from . import Delivery, Registry, Unsubscribe
+from . import LONGEST_TRAIL, Delivery, Entry, Registry, Unsubscribe, entry_of
 from .boot import boot_id_of_machine
 from .group import Group
 from .watch import Watch
@@ -64,6 +64,10 @@ CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting',
 CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_by_expiry ON uploads (expires_at)
     WHERE expires_at > 0 AND state IN ('waiting', 'receiving', 'paused');
+CREATE TABLE trail (
+    upload_id TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL, about TEXT NOT NULL,
+    PRIMARY KEY (upload_id, version)
+) WITHOUT ROWID;
 CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (
     event_id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, app TEXT NOT NULL, kind TEXT NOT NULL, handler TEXT NOT NULL,
@@ -110,6 +114,10 @@ CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting',
 CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_by_expiry ON uploads (expires_at)
     WHERE expires_at > 0 AND state IN ('waiting', 'receiving', 'paused');
+CREATE TABLE trail (
+    upload_id TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL, about TEXT NOT NULL,
+    PRIMARY KEY (upload_id, version)
+) WITHOUT ROWID;
 CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
 """,
 }
@@ -162,6 +170,9 @@ _FOREIGN_PATIENCE = 1.0
 
 #: Uploads whose rows are remembered as they were read last; the bytes of few arrive at a time.
 _MOST_REMEMBERED = 256
+
+#: All tables with rows of uploads, and the column that tells of which.
+_TABLES = (("uploads", "id"), ("outbox", "upload_id"), ("digests", "upload_id"), ("trail", "upload_id"))
 
 _CACHE_BYTES = 2 * 1024 * 1024
 
@@ -267,6 +278,8 @@ class SQLiteRegistry(Registry):
             self._take_tokens(db, rates)
             _refuse_over_quota(db, quotas, None, upload)
             _insert(db, "uploads", {**_row_of_upload(upload), "change": _next_change(db)})
+            self._note(db, None, upload)
+        self.moved(None, upload)
         return upload
 
     def get(self, upload_id: str) -> Upload | None:
@@ -305,12 +318,14 @@ class SQLiteRegistry(Registry):
                 _refuse_over_quota(db, quotas, current, saved)
                 row = {name: _column(saved, name) for name in changes}
                 _update(db, before.id, {**row, "change": _next_change(db)})
+                self._note(db, current, saved)
             if settle is not None:
                 db.execute("DELETE FROM outbox WHERE event_id = ?", (settle.event_id,))
             if enqueue is not None:
                 _insert(db, "outbox", _row_of_delivery(enqueue))
         if changes:
             self._watch.notify(before.id)
+            self.moved(current, saved)
         return saved
 
     def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
@@ -371,7 +386,7 @@ class SQLiteRegistry(Registry):
 
     def forget(self, upload_id: str) -> None:
         with self._transaction() as db:
-            for table, column in (("uploads", "id"), ("outbox", "upload_id"), ("digests", "upload_id")):
+            for table, column in _TABLES:
                 db.execute(f"DELETE FROM {table} WHERE {column} = ?", (upload_id,))
 
     def find_complete(self) -> list[Upload]:
@@ -449,6 +464,23 @@ class SQLiteRegistry(Registry):
         if len(self._remembered) >= _MOST_REMEMBERED:
             self._remembered.clear()
         self._remembered[upload.id] = row, upload
+
+    def trail(self, upload_id: str) -> list[Entry]:
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT at, about FROM trail WHERE upload_id = ? ORDER BY version", (upload_id,)
+            ).fetchall()
+        entries = [(row["at"], json.loads(row["about"])) for row in rows]
+        return [Entry(at, State(about.pop("state")), about) for at, about in entries]
+
+    def _note(self, db: sqlite3.Connection, before: Upload | None, after: Upload) -> None:
+        about = entry_of(before, after)
+        if about is not None:
+            row = (after.id, after.version, self.now(), json.dumps(about))
+            db.execute("INSERT OR REPLACE INTO trail VALUES (?, ?, ?, ?)", row)
+            if after.version >= LONGEST_TRAIL:
+                oldest = after.version - LONGEST_TRAIL
+                db.execute("DELETE FROM trail WHERE upload_id = ? AND version <= ?", (after.id, oldest))
 
     # -- outbox -------------------------------------------------------------------------------------------------
 

@@ -281,3 +281,32 @@ def test_refuses_an_open_back_end_without_a_key(tmp_path: Path) -> None:
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
     assert finished.returncode == 2
     assert "--backend-key" in finished.stderr
+
+
+def test_figures_of_all_workers(tmp_path: Path, back_end: BackEnd, chunk_client: Callable[..., ChunkClient]) -> None:
+    """On the internal listener only, and only where they are wanted."""
+    with standalone(tmp_path, "--metrics", "yes", "--workers", "2", "--owner-uploads", "3") as server:
+        answers = [server.call("new_upload", signalFinishURL=back_end.url, owner="me") for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+        assert requests.get(f"{server.public}/incoming/metrics", timeout=10).status_code == 404
+        figures = requests.get(f"{server.internal}/incoming/metrics", timeout=10).text
+        assert "incoming_uploads_created_total 3.0" in figures
+        assert 'incoming_refusals_total{error="over_quota"} 2.0' in figures
+        client = chunk_client(server.public, answers[0].text, DATA)
+        client.upload()
+        eventually(lambda: back_end.calls)
+        eventually(
+            lambda: (
+                'incoming_upload_moves_total{state="finished"} 1.0'
+                in requests.get(f"{server.internal}/incoming/metrics", timeout=10).text
+            )
+        )
+        figures = requests.get(f"{server.internal}/incoming/metrics", timeout=10).text
+        assert "incoming_received_bytes_total 3e+06" in figures
+        trail = operate(server, "trail", answers[0].text)
+        assert trail.splitlines()[0].split()[2] == "waiting"
+        assert "finished" in trail.splitlines()[-1]
+    without = tmp_path / "without"
+    without.mkdir()
+    with standalone(without) as server:
+        assert requests.get(f"{server.internal}/incoming/metrics", timeout=10).status_code == 404

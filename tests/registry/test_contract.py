@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from incoming_wsgi.errors import Conflict, OverQuota
+from incoming_wsgi.events import begin_request
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.quotas import Quota, Rate, Scope, Use
-from incoming_wsgi.registry import Delivery, Registry
+from incoming_wsgi.registry import LONGEST_TRAIL, Delivery, Registry
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.upload import OPEN_STATES, State, Upload, new_ticket
@@ -220,6 +221,48 @@ class RegistryContract(ABC):
         assert expiring() == []
         registry.forget(early.id)
         assert [upload.id for upload in other.find_expired(NOW + 100)] != [early.id]
+
+    # -- trail --------------------------------------------------------------------------------------------------
+
+    def test_the_trail_of_an_upload(self, registry: Registry, other: Registry) -> None:
+        begin_request("request-1")
+        upload = registry.create(Upload(app="app"))
+        began = registry.now()
+        opened = other.save(upload, upload.to(State.RECEIVING, epoch=1, session="token", protocol="tus", length=10))
+        registry.add_extent(opened.id, "token", 0, 4)
+        renamed = registry.save(opened, replace(opened, sha256="ab"))  # of no interest
+        registry.save(renamed, renamed.to(State.CANCELLED, reason="Straße, «no» — \n"))
+        entries = other.trail(upload.id)
+        request = {"request": "request-1"}
+        assert [(entry.state, dict(entry.about)) for entry in entries] == [
+            (State.WAITING, {"received": "0", **request}),
+            (State.RECEIVING, {"received": "0", "protocol": "tus", **request}),
+            (State.CANCELLED, {"received": "4", "reason": "Straße, «no» — \n", **request}),
+        ]
+        assert all(began - 60 < entry.at < began + 60 for entry in entries)
+        assert [entry.at for entry in entries] == sorted(entry.at for entry in entries)
+        assert registry.trail(new_ticket()) == []
+        registry.forget(upload.id)
+        assert other.trail(upload.id) == []
+
+    def test_a_trail_is_not_endless(self, registry: Registry) -> None:
+        upload = registry.create(Upload(app="app"))
+        for epoch in range(1, LONGEST_TRAIL + 20):
+            upload = registry.save(upload, upload.to(State.RECEIVING if epoch == 1 else upload.state, epoch=epoch))
+        entries = registry.trail(upload.id)
+        assert len(entries) == LONGEST_TRAIL
+        assert State.WAITING not in {entry.state for entry in entries}
+
+    def test_who_wants_to_know_is_told_of_changes(self, registry: Registry, other: Registry) -> None:
+        told: list[tuple[State | None, State]] = []
+        registry.moved = lambda before, after: told.append((before.state if before else None, after.state))
+        upload = registry.create(receiving())
+        registry.add_extent(upload.id, "token", 0, 10)
+        paused = registry.save(upload, upload.to(State.PAUSED))
+        other.save(paused, paused.to(State.RECEIVING))
+        with pytest.raises(Conflict):
+            registry.save(paused, paused.to(State.CANCELLED))
+        assert told == [(None, State.RECEIVING), (State.RECEIVING, State.PAUSED)]
 
     # -- quotas -------------------------------------------------------------------------------------------------
 

@@ -418,7 +418,7 @@ def test_a_file_of_the_first_schema_is_taken_over(path: Path, tmp_path: Path) ->
         "DROP INDEX uploads_by_whole; DROP INDEX uploads_by_owner; DROP INDEX uploads_by_client;"
         "DROP INDEX uploads_by_expiry;"
     )
-    db.execute("DROP TABLE rates")
+    db.executescript("DROP TABLE rates; DROP TABLE trail;")
     for column in ("synced", "boot_id", "taken_back", *ADDED_IN_3, *ADDED_IN_4):
         db.execute(f"ALTER TABLE uploads DROP COLUMN {column}")
     db.executescript("ALTER TABLE digests DROP COLUMN boot_id; DROP TABLE clock; PRAGMA user_version = 1;")

@@ -200,6 +200,14 @@ local function count(id, upload)
   redis.call('HSET', key('counted'), id, cjson.encode(use))
 end
 
+-- A line of what has happened to an upload, where a call has one.
+local function note(call, id)
+  if call.entry then
+    redis.call('RPUSH', key('trail', id), now() .. ' ' .. call.entry)
+    redis.call('LTRIM', key('trail', id), -call.longest_trail, -1)
+  end
+end
+
 -- Note when the time of an upload is over. What is closed has none.
 local function note_expiry(upload)
   local at = tonumber(upload.expires_at or 0)

@@ -1,5 +1,5 @@
 -- Record a new upload. ARGV: JSON of
---   upload; quotas: that it must not exceed; rates: name, burst and interval of buckets that a token is taken from
+--   upload; entry, longest_trail: for its trail; quotas: that it must not exceed; rates: name, burst and interval of buckets that a token is taken from
 -- Answers: nothing, place and what of the quota that stands against it; of a rate the seconds to wait. Else the upload.
 local call = cjson.decode(ARGV[1])
 local upload = call.upload
@@ -28,6 +28,7 @@ write_record(key('upload', upload.id), upload)
 list(upload)
 count(upload.id, upload)
 note_expiry(upload)
+note(call, upload.id)
 if upload.part_of ~= '' then
   redis.call('SADD', key('parts', upload.part_of), upload.id)
 end

@@ -11,4 +11,4 @@ for _, event_id in ipairs(redis.call('SMEMBERS', key('deliveries', id))) do
 end
 count(id)
 redis.call('ZREM', key('expiring'), id)
-redis.call('DEL', key('upload', id), key('digest', id))
+redis.call('DEL', key('upload', id), key('digest', id), key('trail', id))

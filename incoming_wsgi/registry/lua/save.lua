@@ -1,7 +1,7 @@
 -- Compare and set. ARGV: JSON of
 --   id, request: of the upload; of this call, so that a repetition after a lost answer is known
 --   before: fields that must still be so; arrived: the extents, if they must be so, too
---   quotas: that the change must not exceed
+--   quotas: that the change must not exceed; entry, longest_trail: for the trail
 --   changes; back_to_synced; all_came: the extents, if these bytes have come with this move; settle: event id; enqueue: delivery
 local call = cjson.decode(ARGV[1])
 local name = key('upload', call.id)
@@ -50,6 +50,7 @@ if next(changes) then
   list(upload, state_before)
   count(call.id, upload)
   note_expiry(upload)
+  note(call, call.id)
   redis.call('PUBLISH', key('changed'), call.id)
 end
 redis.call('HSET', name, 'request', call.request)

@@ -1,0 +1,65 @@
+"""What happens, told in one way: to the log, with fields that a machine can read, and to whoever counts."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+log = logging.getLogger("incoming_wsgi")
+
+_SANE = re.compile(r"[A-Za-z0-9._:@=+/-]{1,64}")
+
+_request_id: ContextVar[str] = ContextVar("incoming_request_id", default="")
+
+#: Told of each event: its name, and its fields.
+Listener = Callable[[str, Mapping[str, Any]], None]
+
+_listeners: list[Listener] = []
+
+
+def listen(listener: Listener) -> None:
+    """Have each event told to ``listener``, in the thread where it happens; it must be quick and not raise."""
+    if listener not in _listeners:
+        _listeners.append(listener)
+
+
+def forget(listener: Listener) -> None:
+    _listeners.remove(listener)
+
+
+def begin_request(claimed: str) -> None:
+    """What happens in this thread from now on is told with an id.
+
+    :param claimed: the header ``X-Request-ID``; used if it is sane.
+    """
+    _request_id.set(claimed if _SANE.fullmatch(claimed) else secrets.token_hex(8))
+
+
+def request_id() -> str:
+    """Of the request that this thread is at; empty where it is at none."""
+    return _request_id.get()
+
+
+def tell(event: str, message: str, *arguments: Any, level: int = logging.INFO, **fields: Any) -> None:
+    """:param message: with ``arguments``, as :func:`logging.log` takes them.
+    :param fields: ``upload`` (never a whole ticket), ``owner``, ``reason``, …: attributes of the log record.
+    """
+    if log.isEnabledFor(level):
+        about = {"upload": "", "owner": "", "reason": "", **fields}
+        log.log(level, message, *arguments, extra={"event": event, "request_id": request_id(), **about})
+    for listener in _listeners:
+        listener(event, fields)
+
+
+def is_anybody_listening() -> bool:
+    return bool(_listeners)
+
+
+def count(event: str, number: int) -> None:
+    """So many of something: for those who count; there is no line in the log."""
+    for listener in _listeners:
+        listener(event, {"count": number})
