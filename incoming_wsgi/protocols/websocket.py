@@ -196,7 +196,7 @@ class Conversation:
             "MsgError": self._peer_failed,
         }
         if kind not in handlers:
-            log.info("ignored a message of the unknown type %r", kind[:40])
+            log.info("ignored a message of the unknown type %r", kind[:20])
             return []
         return handlers[kind](data)
 

@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 from .processes import ROOT, Process, free_port
 
 _AROUND = """
-daemon off; user root; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log info;
+daemon off; user root; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log error;
 events {{ worker_connections 512; }}
 http {{
   access_log off;
@@ -43,6 +43,7 @@ class Nginx:
         self.certificate = folder / "certificate.pem" if tls else None
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         inside = _recommended(page, self._listen(), upstream) if recommended else _defaults(self.port, upstream)
+        inside = inside.replace("/var/log/nginx", str(folder))
         (folder / "nginx.conf").write_text(_AROUND.format(folder=folder, inside=inside))
 
     def _listen(self) -> str:
@@ -50,21 +51,14 @@ class Nginx:
         if self.certificate is None:
             return f"{where};"
         key = self._folder / "key.pem"
-        command = [
-            need("openssl"),
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-        ]
+        command = f"{need('openssl')} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
         names = ("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(self.certificate))
         subprocess.run([*command, *names], check=True, capture_output=True)
         return f"{where} ssl http2; ssl_certificate {self.certificate}; ssl_certificate_key {key};"
+
+    def logs(self) -> str:
+        """All that it has written down."""
+        return "".join(path.read_text() for path in self._folder.glob("*.log"))
 
     def __enter__(self) -> Nginx:
         command = [need("nginx"), "-c", str(self._folder / "nginx.conf"), "-e", str(self._folder / "error.log")]
@@ -93,4 +87,4 @@ def _recommended(page: str, listen: str, upstream: int) -> str:
     found = re.search(r"\.\. code-block:: nginx\n\n((?:    .*\n|\n)+)", text)
     assert found, f"docs/{page} has no nginx block"
     block = found[1].replace("127.0.0.1:8000", f"127.0.0.1:{upstream}")
-    return block.replace("…", listen)
+    return block.replace("    …\n", f"    {listen}\n")
