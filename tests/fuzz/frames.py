@@ -15,6 +15,7 @@ from incoming_wsgi.protocols.websocket import LONGEST_TEXT, Close, Conversation,
 from tests.helpers import Engine
 
 from .choices import Choices
+from .engines import Forgetful, give_up
 
 _LENGTH = 2000  # bytes of the files
 _WINDOW = Window(64 * 1024, 4)
@@ -49,7 +50,7 @@ class FramesTarget:
     about = "frames"
 
     def __init__(self, folder: Path) -> None:
-        self._engine = Engine(folder)
+        self._engine = Engine(folder, handler=Forgetful())
         self._engine.start()
         self._ticket, self._uses = self._engine.ticket(), 0
         self.done = 0
@@ -82,6 +83,7 @@ class FramesTarget:
     def _next_ticket(self) -> None:
         self._uses += 1
         if self._uses == _TICKET_USES:
+            give_up(self._engine, self._ticket)
             self._ticket, self._uses = self._engine.ticket(), 0
 
     @staticmethod

@@ -18,6 +18,7 @@ from incoming_wsgi.targets import FinishHosts
 from tests.helpers import Engine
 
 from .choices import Choices
+from .engines import Forgetful, give_up
 
 _LENGTH = 300  # bytes of the files
 _TICKET_USES = 50  # after which another is taken
@@ -82,7 +83,7 @@ class RequestsTarget:
     about = "requests"
 
     def __init__(self, folder: Path) -> None:
-        self._engine = Engine(folder)
+        self._engine = Engine(folder, handler=Forgetful())
         self._engine.start()
         self._ticket, self._uses = self._engine.ticket(), 0
         self._session = ""
@@ -135,6 +136,7 @@ class RequestsTarget:
     def _next_ticket(self) -> None:
         self._uses += 1
         if self._uses >= _TICKET_USES:
+            give_up(self._engine, self._ticket)
             self._ticket, self._uses = self._engine.ticket(), 0
             with self._engine.open(self._ticket, _LENGTH) as session:
                 self._session = session.token
