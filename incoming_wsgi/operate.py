@@ -83,7 +83,8 @@ def cancel(receiver: Receiver, upload_id: str) -> Iterator[str]:
 def cleanup(receiver: Receiver) -> Iterator[str]:
     """Expire what is idle and forget what is long closed, now instead of at the next sweep."""
     before = len(receiver.find())
-    receiver.sweep()
+    while receiver.sweep():
+        pass
     yield f"{before - len(receiver.find())} closed uploads were forgotten."
 
 

@@ -6,6 +6,7 @@ upload is complete. All that is remembered is in the registry: every step may ha
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import random
@@ -82,6 +83,9 @@ _TIME_IS_OVER = "The time for this upload is over."
 _COMPLETIONS = 8
 
 _SWEEP_INTERVAL = 5.0  # seconds, for each process; only one of them works at a time
+_SWEEP_SLICE = 1.0  # seconds of a sweep, before others get to work
+_SWEEP_PAUSE = 0.5  # seconds until the next sweep where that was not enough
+_SLICE = 200  # uploads that are held at a time
 _COMEBACK = 600.0  # seconds after its start in which a process lets no upload expire: clients are coming back
 _GRACE = 5.0  # seconds that whoever brought the last byte has to complete the upload by itself
 _TOMBSTONE = 86400.0  # seconds for which a closed upload can still be asked for
@@ -641,37 +645,74 @@ class Receiver:
 
     # -- housekeeping ---------------------------------------------------------------------------------------
 
-    def sweep(self, *, expire: bool = True) -> None:
+    def sweep(self, *, expire: bool = True) -> bool:
         """Expire what is idle, go on with what was left in the middle, forget what is long closed.
 
         Idempotent, for any process at any time; nothing is ever deleted that is not closed.
 
         :param expire: whether this process has been there for clients long enough to say that they are idle.
+        :returns: whether there is more to do: it ends after a while, so that others get to work, too.
         """
         now = self.registry.now()
         left = (upload for upload in self.registry.find_complete() if upload.active_at <= now - _GRACE)
         self._each(left, self.complete)
         self._each(self.registry.find(_HELD_STATES), self._take_up)
-        self._each(self.registry.find_expired(now), lambda upload: self._end(upload.id, now))
-        if expire:
-            idle_since = now - self._patience.idle
-            idle = self.registry.find(OPEN_STATES, idle_since=idle_since)
-            self._each(idle, lambda upload: self._expire(upload.id, idle_since))
-        self._each(self.registry.find(CLOSED_STATES, idle_since=now - _TOMBSTONE), self._bury)
+        find, until = self.registry.find, time.monotonic() + _SWEEP_SLICE
+        over = functools.partial(self.registry.find_expired, now)
+        more = self._work_off(over, lambda one: self._end(one, now), until)
+        for app in self._apps:
+            if expire:
+                idle = functools.partial(find, OPEN_STATES, idle_since=now - self._patience.idle, app=app)
+                more |= self._work_off(idle, lambda one: self._expire(one, now - self._patience.idle), until)
+            closed = functools.partial(find, CLOSED_STATES, idle_since=now - _TOMBSTONE, app=app)
+            more |= self._work_off(closed, self._bury, until)
         self._digests.prune()
         if time.monotonic() - self._orphans_sought_at >= _ORPHAN_INTERVAL:
             self._orphans_sought_at = time.monotonic()
             self.quarantine_orphans()
+        return more
 
-    def _each(self, uploads: Iterable[Upload], work: Callable[[Upload], object]) -> None:
-        """Do something for those uploads that are ours; trouble with one must not keep it from the others."""
+    def _work_off(
+        self, find: Callable[..., list[Upload]], step: Callable[[Upload], Upload | None], until: float
+    ) -> bool:
+        """Take what is found, some at a time, until a time of the monotonic clock; says whether there may be more.
+
+        :param step: what is to be done with each; gives those that have ended by it, whose bytes are to go.
+        """
+        seen: set[str] = set()
+        most = _SLICE
+        while time.monotonic() < until:
+            listed = find(limit=most)
+            found = [upload for upload in listed if upload.id not in seen]
+            if not found and len(listed) < most:
+                return False
+            if not found:
+                most += _SLICE  # those that are listed first live on
+                continue
+            seen.update(upload.id for upload in found)
+            ended = self._each(found, step)
+            if ended:
+                self.registry.sync()  # once for all of them
+                self._each(ended, self._clear_away)
+                self._outbox.wake()
+        return True
+
+    def _each(self, uploads: Iterable[Upload], work: Callable[[Upload], Upload | None]) -> list[Upload]:
+        """Do something for those uploads that are ours; trouble with one must not keep it from the others.
+
+        :returns: what that has given.
+        """
+        given = []
         for upload in uploads:
             if upload.app not in self._apps:
                 continue
+            time.sleep(0)  # on an event loop: others first
             try:
-                work(upload)
+                result = work(upload)
+                given += [] if result is None else [result]
             except (IncomingError, OSError) as error:
                 log.warning("upload %s could not be cleaned up; trying again: %s", shortened(upload.id), error)
+        return given
 
     def quarantine_orphans(self) -> None:
         """Put aside what has lain in a storage for a day and belongs to no upload; nothing is deleted.
@@ -691,36 +732,40 @@ class Receiver:
 
     def _keep(self) -> None:
         while not self._stopped.is_set():
+            more = False
             try:
                 with self.registry.alone("sweep") as alone:
                     if alone:
-                        self.sweep(expire=self._was_there_for_clients)
+                        more = self.sweep(expire=self._was_there_for_clients)
                         self.registry.maintain()
             except IncomingError as error:
                 log.warning("the sweep is put off: %s", error.__cause__ or error)
             except Exception:
                 log.exception("the sweep failed; trying again")
-            self._stopped.wait(_SWEEP_INTERVAL * random.uniform(0.8, 1.2))
+            interval = _SWEEP_PAUSE if more else _SWEEP_INTERVAL
+            self._stopped.wait(interval * random.uniform(0.8, 1.2))
 
     @property
     def _was_there_for_clients(self) -> bool:
         """Whether this process has run for a while: a server that was down must not take its absence for theirs."""
         return time.monotonic() - self._made_at >= min(_COMEBACK, self._patience.idle)
 
-    def _expire(self, upload_id: str, idle_since: float) -> None:
+    def _expire(self, found: Upload, idle_since: float) -> Upload | None:
         with suppress(UnknownUpload, TooLate):  # it has come to life, or to its end
-            upload = self.status(upload_id)
+            upload = self._known(found.id)
             if upload.is_complete_by_length and not upload.part_of:
-                return
+                return None
             if self._family_active_at(upload) <= idle_since:
-                self._give_up(upload, State.EXPIRED, "Nothing arrived for a long time.")
+                return self._record_end(upload, State.EXPIRED, "Nothing arrived for a long time.")
+        return None
 
-    def _end(self, upload_id: str, now: float) -> None:
+    def _end(self, found: Upload, now: float) -> Upload | None:
         """Its ticket has run out, however busy it is."""
         with suppress(UnknownUpload, TooLate):
-            upload = self.status(upload_id)
+            upload = self._known(found.id)
             if upload.expires_at <= now and not upload.is_complete_by_length:
-                self._give_up(upload, State.EXPIRED, _TIME_IS_OVER, if_idle=False)
+                return self._record_end(upload, State.EXPIRED, _TIME_IS_OVER, if_idle=False)
+        return None
 
     def _family_active_at(self, upload: Upload) -> float:
         """When the latest bytes came, of an upload or of what it will be joined with."""
@@ -948,12 +993,28 @@ class Receiver:
             self._settle()
         return saved
 
-    def _give_up(self, upload: Upload, state: State, reason: str, *, if_idle: bool = True) -> Upload:
-        """:param if_idle: whether one that expires may live on if bytes are just coming."""
+    def _give_up(self, upload: Upload, state: State, reason: str) -> Upload:
+        ended = self._record_end(upload, state, reason)
+        if ended is None:
+            return self.status(upload.id)
+        self.registry.sync()
+        self._clear_away(ended)
+        self._outbox.wake()
+        return ended
+
+    def _clear_away(self, upload: Upload) -> None:
+        """Delete the bytes of what has ended, once that is recorded for good."""
+        self._storage(upload).remove(upload)
+        self._remove_parts(upload)
+
+    def _record_end(self, upload: Upload, state: State, reason: str, *, if_idle: bool = True) -> Upload | None:
+        """:param if_idle: whether one that expires may live on if bytes are just coming.
+        :returns: the upload as it has ended now; ``None`` where it had ended, or lives on.
+        """
         if_nothing_came = state is State.EXPIRED and if_idle
         for _ in range(_CONFLICTS):
             if upload.state in (State.CANCELLED, State.EXPIRED):
-                return upload
+                return None
             if state not in _moves(upload):
                 raise TooLate
             after = upload.to(state, reason=reason, active_at=self.registry.now())
@@ -964,13 +1025,9 @@ class Receiver:
             except Conflict:
                 upload = self.status(upload.id)
                 if if_nothing_came:
-                    return upload  # it has come to life
+                    return None  # it has come to life
                 continue
             self._digests.drop(upload.id)
-            self.registry.sync()
-            self._storage(upload).remove(upload)
-            self._remove_parts(upload)
-            self._outbox.wake()
             return saved
         raise Unavailable("This upload is changing too fast.", retry_after=1)
 

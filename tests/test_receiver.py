@@ -1622,3 +1622,67 @@ def test_uploads_that_have_not_come_to_a_bad_end(engine: Engine) -> None:
     engine.receiver.cancel(ticket, "why not")
     with pytest.raises(Cancelled, match="why not"):
         engine.receiver.standing(ticket)
+
+
+# -- many stale uploads -----------------------------------------------------------------------------------------
+
+
+def test_many_stale_uploads_expire_in_slices(engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few are held at a time, and their ends are synced together."""
+    asked: list[int] = []
+    synced: list[int] = []
+    find, sync = engine.registry.find, engine.registry.sync
+
+    def counting(states: Any, *, limit: int = 1000, **more: Any) -> Any:
+        asked.append(limit)
+        return find(states, limit=limit, **more)
+
+    def counted() -> None:
+        synced.append(1)
+        sync()
+
+    tickets = [engine.ticket() for _ in range(450)]
+    for ticket in tickets[:20]:
+        engine.open(ticket, 10).close()
+    clock.advance(2 * HOUR)
+    alive = engine.ticket()
+    monkeypatch.setattr(engine.registry, "find", counting)
+    monkeypatch.setattr(engine.registry, "sync", counted)
+    assert engine.receiver.sweep() is False
+    assert max(asked) <= 1000
+    assert len(synced) <= 5
+    assert {engine.state(ticket) for ticket in tickets} == {State.EXPIRED}
+    assert engine.state(alive) is State.WAITING
+    assert not any(engine.arriving(ticket).exists() for ticket in tickets)
+
+
+def test_a_sweep_ends_after_a_while(engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(450):
+        engine.ticket()
+    clock.advance(2 * HOUR)
+    find = engine.registry.find
+
+    def slow(*states: Any, **more: Any) -> Any:
+        clock.advance(0.7)
+        return find(*states, **more)
+
+    monkeypatch.setattr(engine.registry, "find", slow)
+    sweeps = 1
+    while engine.receiver.sweep():
+        sweeps += 1
+    assert 1 < sweeps < 10
+    assert {upload.state for upload in find(set(State), limit=1000)} == {State.EXPIRED}
+
+
+def test_uploads_that_live_on_hold_up_no_others(engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have been idle the longest, but may not expire, stand before the others."""
+    monkeypatch.setattr(module, "_SLICE", 5)
+    wholes = [engine.ticket() for _ in range(12)]
+    clock.advance(60)
+    stale = engine.ticket()
+    clock.advance(2 * HOUR)
+    for whole in wholes:
+        engine.receiver.create_part(whole, 10)  # keeps its whole alive
+    engine.receiver.sweep()
+    assert engine.state(stale) is State.EXPIRED
+    assert {engine.state(whole) for whole in wholes} == {State.WAITING}

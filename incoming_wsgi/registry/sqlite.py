@@ -62,6 +62,8 @@ CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
 CREATE INDEX uploads_by_whole ON uploads (part_of) WHERE part_of != '';
 CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
+CREATE INDEX uploads_all_here ON uploads (active_at) WHERE state IN ('waiting', 'receiving', 'paused')
+    AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END;
 CREATE INDEX uploads_by_expiry ON uploads (expires_at)
     WHERE expires_at > 0 AND state IN ('waiting', 'receiving', 'paused');
 CREATE TABLE trail (
@@ -112,6 +114,8 @@ ALTER TABLE uploads ADD COLUMN bound_network TEXT NOT NULL DEFAULT '';
 ALTER TABLE uploads ADD COLUMN was_seen INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
+CREATE INDEX uploads_all_here ON uploads (active_at) WHERE state IN ('waiting', 'receiving', 'paused')
+    AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END;
 CREATE INDEX uploads_by_expiry ON uploads (expires_at)
     WHERE expires_at > 0 AND state IN ('waiting', 'receiving', 'paused');
 CREATE TABLE trail (
@@ -393,12 +397,12 @@ class SQLiteRegistry(Registry):
         # The extents of a complete upload are one range from 0 to its length; of an empty file, none. Under another
         # boot of the machine less of them may count.
         query = (
-            f"SELECT {_COLUMNS} FROM uploads WHERE state IN ({_marks(OPEN_STATES)})"
-            f" AND protocol IN ({_marks(ENDING_BY_LENGTH)}) AND part_of = ''"
-            " AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END LIMIT 1000"
+            f"SELECT {_COLUMNS} FROM uploads INDEXED BY uploads_all_here WHERE {_IS_OPEN}"
+            " AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END"
+            f" AND protocol IN ({_marks(ENDING_BY_LENGTH)}) AND part_of = '' LIMIT 1000"
         )
         with self._reading() as db:
-            rows = db.execute(query, [*(state.value for state in OPEN_STATES), *ENDING_BY_LENGTH]).fetchall()
+            rows = db.execute(query, tuple(ENDING_BY_LENGTH)).fetchall()
         return [upload for upload in map(self._upload_of_row, rows) if upload.is_complete]
 
     def usage(self, quota: Quota) -> Use:
@@ -413,7 +417,8 @@ class SQLiteRegistry(Registry):
 
     def find_expired(self, now: float, limit: int = 1000) -> list[Upload]:
         query = (
-            f"SELECT {_COLUMNS} FROM uploads WHERE expires_at > 0 AND expires_at <= ? AND {_IS_OPEN}"
+            f"SELECT {_COLUMNS} FROM uploads INDEXED BY uploads_by_expiry"
+            f" WHERE expires_at > 0 AND expires_at <= ? AND {_IS_OPEN}"
             " ORDER BY expires_at LIMIT ?"
         )
         with self._reading() as db:

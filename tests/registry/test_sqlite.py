@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from incoming_wsgi.errors import Conflict, NoSpace, Unavailable
+from incoming_wsgi.extents import Extents
 from incoming_wsgi.quotas import Rate, Scope
 from incoming_wsgi.registry import Delivery, from_url
 from incoming_wsgi.registry import sqlite as module
@@ -416,7 +417,7 @@ def test_a_file_of_the_first_schema_is_taken_over(path: Path, tmp_path: Path) ->
     db = sqlite3.connect(path)
     db.executescript(
         "DROP INDEX uploads_by_whole; DROP INDEX uploads_by_owner; DROP INDEX uploads_by_client;"
-        "DROP INDEX uploads_by_expiry;"
+        "DROP INDEX uploads_by_expiry; DROP INDEX uploads_all_here;"
     )
     db.executescript("DROP TABLE rates; DROP TABLE trail;")
     for column in ("synced", "boot_id", "taken_back", *ADDED_IN_3, *ADDED_IN_4):
@@ -579,3 +580,22 @@ def test_few_uploads_are_remembered(registry: SQLiteRegistry, monkeypatch: pytes
     for upload in uploads:
         assert registry.get(upload.id) == upload
     assert len(registry._remembered) <= 3
+
+
+@pytest.mark.parametrize("index", ["uploads_all_here", "uploads_by_expiry"])
+def test_what_a_sweep_looks_for_is_found_by_an_index(registry: SQLiteRegistry, path: Path, index: str) -> None:
+    """However many uploads are open: it is looked for every few seconds."""
+    upload = registry.create(
+        Upload(state=State.RECEIVING, session="t", length=10, expires_at=1.0, extents=Extents().add(0, 9))
+    )
+    db = sqlite3.connect(path)
+    count = f"SELECT COUNT(*) FROM uploads INDEXED BY {index} WHERE "  # noqa: S608
+    whole = "extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END"
+    terms = {"uploads_all_here": whole, "uploads_by_expiry": "expires_at > 0"}[index]
+    before = db.execute(f"{count} {terms} AND {_IS_OPEN}").fetchone()
+    registry.add_extent(upload.id, "t", 9, 10)
+    after = db.execute(f"{count} {terms} AND {_IS_OPEN}").fetchone()
+    assert (before, after) == (((0,), (1,)) if index == "uploads_all_here" else ((1,), (1,)))
+    assert [found.id for found in registry.find_complete()] == [upload.id]
+    assert [found.id for found in registry.find_expired(2.0)] == [upload.id]
+    db.close()
