@@ -70,6 +70,8 @@ bench: packages $(VENV)/.test-installed
 lint: $(VENV)/.test-installed
 	$(SAY) "ruff: style and likely mistakes"
 	@$(BIN)/ruff check .
+	$(SAY) "bandit: what an attacker would look for"
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive incoming_wsgi
 	$(SAY) "mypy --strict: types"
 	@$(BIN)/mypy
 

@@ -21,6 +21,7 @@ REDIS = ["redis>=5"]
 METRICS = ["prometheus_client>=0.20"]
 TEST = [
     "aiotus>=1.1",
+    "bandit[toml]>=1.7.8",
     "bottle>=0.13",
     "cheroot>=10",
     "django>=4.2",

@@ -14,6 +14,7 @@ from .faults.campaigns import all_campaigns
 ROOT = Path(__file__).resolve().parent.parent
 API = (ROOT / "docs" / "api.rst").read_text("utf-8")
 PROMISES = (ROOT / "docs" / "promises.rst").read_text("utf-8")
+THREATS = (ROOT / "docs" / "threats.rst").read_text("utf-8")
 #: The browser's own: the server never sends it.
 BROWSER_ONLY = "file_unreadable"
 
@@ -57,3 +58,21 @@ def test_promises() -> None:
     assert files
     assert all((ROOT / name).is_file() for name in files)
     assert set(all_campaigns()) <= named
+
+
+def test_threats() -> None:
+    """Each row names a test that is there, or a campaign."""
+    listed = THREATS[THREATS.index(".. list-table::") : THREATS.index("What stands against nothing")]
+    rows = re.split(r"^   \* - ", listed, flags=re.MULTILINE)[2:]
+    assert len(rows) > 20
+    for row in rows:
+        cells = re.split(r"^     - ", row, flags=re.MULTILINE)
+        assert len(cells) == 5
+        named = re.findall(r"``([^`]+)``", cells[-1])
+        assert named, row
+        for name in named:
+            assert name in all_campaigns() or is_test(*name.split("::")), name
+
+
+def is_test(path: str, function: str) -> bool:
+    return re.search(rf"^def {function}\(", (ROOT / path).read_text("utf-8"), re.MULTILINE) is not None

@@ -30,7 +30,7 @@ class Choices:
         return self.pick(makers)()
 
     def take(self, count: int) -> bytes:
-        """Up to so many."""
+        """Up to so many bytes."""
         found = self._data[self._place : self._place + count]
         self._place += count
         return found

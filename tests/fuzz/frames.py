@@ -130,13 +130,8 @@ class FramesTarget:
 
     def _message(self, choices: Choices) -> bytes:
         """Mostly in the order of the protocol, so that something is reached."""
-        request = {"Id": self._ticket, "LengthBytes": _LENGTH, "Name": "x", "Additions": 1}
-        kinds: list[tuple[str, dict[str, Any]]] = [
-            ("MsgUploadReq", request),
-            ("MsgAck", {"Ack": True}),
-            (choices.pick(_KINDS), {}),
-        ]
-        kind, data = choices.pick(kinds)
+        request: dict[str, Any] = {"Id": self._ticket, "LengthBytes": _LENGTH, "Name": "x", "Additions": 1}
+        kind, data = choices.pick([("MsgUploadReq", request), ("MsgAck", {"Ack": True}), (choices.pick(_KINDS), {})])
         if choices.chance(3):
             key = choices.pick((*request, "Ack", "Reason", "Msg", "Fingerprint"))
             data = {**data, key: choices.pick(_VALUES)}
