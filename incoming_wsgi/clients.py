@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -88,7 +89,12 @@ def network_of(environ: WSGIEnvironment) -> str:
 
     Empty where it comes from this machine: then a proxy that nobody has named is in between, and it is everybody.
     """
-    address = _address(environ.get("REMOTE_ADDR") or "")
+    return _network(environ.get("REMOTE_ADDR") or "")
+
+
+@lru_cache(1000)
+def _network(text: str) -> str:
+    address = _address(text)
     if address is None or address.is_loopback:
         return ""
     if isinstance(address, IPv6Address):

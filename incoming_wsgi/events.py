@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -36,7 +36,7 @@ def begin_request(claimed: str) -> None:
 
     :param claimed: the header ``X-Request-ID``; used if it is sane.
     """
-    _request_id.set(claimed if _SANE.fullmatch(claimed) else secrets.token_hex(8))
+    _request_id.set(claimed if _SANE.fullmatch(claimed) else f"{random.getrandbits(64):016x}")
 
 
 def request_id() -> str:
@@ -53,6 +53,11 @@ def tell(event: str, message: str, *arguments: Any, level: int = logging.INFO, *
         log.log(level, message, *arguments, extra={"event": event, "request_id": request_id(), **about})
     for listener in _listeners:
         listener(event, fields)
+
+
+def is_wanted(level: int = logging.INFO) -> bool:
+    """Whether :func:`tell` would tell anybody."""
+    return bool(_listeners) or log.isEnabledFor(level)
 
 
 def is_anybody_listening() -> bool:

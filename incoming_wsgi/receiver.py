@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from copy import copy
 from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import Any, BinaryIO
@@ -191,7 +190,8 @@ class Receiver:
 
     def seen_by(self, visitor: Visitor) -> Receiver:
         """This same receiver, as a visitor may use it: what they do counts for them."""
-        view = copy(self)
+        view = Receiver.__new__(Receiver)
+        view.__dict__.update(self.__dict__)
         view._visitor = visitor  # noqa: SLF001 (of ourselves)
         return view
 
@@ -310,7 +310,8 @@ class Receiver:
         upload = self.registry.get(upload_id) if is_ticket(upload_id) else None
         if upload is None or upload.app not in self._apps or app not in (None, upload.app):
             raise UnknownUpload
-        self._visitor.refuse_unbound(upload)
+        if upload.bound_cookie or upload.bound_network:
+            self._visitor.refuse_unbound(upload)
         return upload
 
     def wait(self, upload_id: str, until: Callable[[Upload], bool], timeout: float) -> Upload:
@@ -1368,7 +1369,8 @@ class Session:
 
 
 def _tell_of_move(before: Upload | None, after: Upload) -> None:
-    if before is not None and (before.state, before.epoch) == (after.state, after.epoch):
+    is_small = before is not None and (before.state, before.epoch) == (after.state, after.epoch)
+    if is_small or not events.is_wanted():
         return
     name = shortened(after.id)
     about: dict[str, Any] = {"upload": name, "owner": after.owner, "reason": after.reason, "state": after.state.value}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
@@ -23,7 +22,7 @@ class Turnstile:
     def __init__(self, most: int, total: int = 0) -> None:
         self._most = most
         self._total = total
-        self._inside: Counter[Hashable] = Counter()
+        self._inside: dict[Hashable, int] = {}
         self._all = 0
         self._guard = threading.Lock()
 
@@ -47,14 +46,15 @@ class Turnstile:
         with self._guard:
             if self._total and self._all >= self._total:
                 raise OverQuota("This server has too many connections.", retry_after=_RETRY_AFTER, limit="connections")
-            if kind != "" and most and self._inside[kind] >= most:
+            inside = self._inside.get(kind, 0)
+            if kind != "" and most and inside >= most:
                 raise OverQuota("Too many connections at once.", retry_after=_RETRY_AFTER, limit="connections")
-            self._inside[kind] += 1
+            self._inside[kind] = inside + 1
             self._all += 1
 
     def leave(self, kind: Hashable) -> None:
         with self._guard:
             self._all -= 1
-            self._inside[kind] -= 1
-            if not self._inside[kind]:
-                del self._inside[kind]
+            inside = self._inside.pop(kind) - 1
+            if inside:
+                self._inside[kind] = inside

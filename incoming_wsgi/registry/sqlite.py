@@ -55,21 +55,20 @@ CREATE TABLE uploads (
     notes TEXT NOT NULL DEFAULT '{}', part_of TEXT NOT NULL DEFAULT '', parts TEXT NOT NULL DEFAULT '[]',
     client TEXT NOT NULL DEFAULT '', accept TEXT NOT NULL DEFAULT '', expires_at REAL NOT NULL DEFAULT 0,
     max_connections INTEGER NOT NULL DEFAULT 0, bound_cookie TEXT NOT NULL DEFAULT '',
-    bound_network TEXT NOT NULL DEFAULT '', was_seen INTEGER NOT NULL DEFAULT 0
+    bound_network TEXT NOT NULL DEFAULT '', was_seen INTEGER NOT NULL DEFAULT 0,
+    trail TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX uploads_by_change ON uploads (change);
 CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
 CREATE INDEX uploads_by_whole ON uploads (part_of) WHERE part_of != '';
-CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting', 'receiving', 'paused');
-CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
+CREATE INDEX uploads_by_owner ON uploads (app, owner)
+    WHERE owner != '' AND state IN ('waiting', 'receiving', 'paused');
+CREATE INDEX uploads_by_client ON uploads (app, client)
+    WHERE client != '' AND state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_all_here ON uploads (active_at) WHERE state IN ('waiting', 'receiving', 'paused')
     AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END;
 CREATE INDEX uploads_by_expiry ON uploads (expires_at)
     WHERE expires_at > 0 AND state IN ('waiting', 'receiving', 'paused');
-CREATE TABLE trail (
-    upload_id TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL, about TEXT NOT NULL,
-    PRIMARY KEY (upload_id, version)
-) WITHOUT ROWID;
 CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (
     event_id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, app TEXT NOT NULL, kind TEXT NOT NULL, handler TEXT NOT NULL,
@@ -112,16 +111,15 @@ ALTER TABLE uploads ADD COLUMN max_connections INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE uploads ADD COLUMN bound_cookie TEXT NOT NULL DEFAULT '';
 ALTER TABLE uploads ADD COLUMN bound_network TEXT NOT NULL DEFAULT '';
 ALTER TABLE uploads ADD COLUMN was_seen INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX uploads_by_owner ON uploads (app, owner) WHERE state IN ('waiting', 'receiving', 'paused');
-CREATE INDEX uploads_by_client ON uploads (app, client) WHERE state IN ('waiting', 'receiving', 'paused');
+ALTER TABLE uploads ADD COLUMN trail TEXT NOT NULL DEFAULT '';
+CREATE INDEX uploads_by_owner ON uploads (app, owner)
+    WHERE owner != '' AND state IN ('waiting', 'receiving', 'paused');
+CREATE INDEX uploads_by_client ON uploads (app, client)
+    WHERE client != '' AND state IN ('waiting', 'receiving', 'paused');
 CREATE INDEX uploads_all_here ON uploads (active_at) WHERE state IN ('waiting', 'receiving', 'paused')
     AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END;
 CREATE INDEX uploads_by_expiry ON uploads (expires_at)
     WHERE expires_at > 0 AND state IN ('waiting', 'receiving', 'paused');
-CREATE TABLE trail (
-    upload_id TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL, about TEXT NOT NULL,
-    PRIMARY KEY (upload_id, version)
-) WITHOUT ROWID;
 CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
 """,
 }
@@ -131,8 +129,8 @@ _IS_OPEN = "state IN ('waiting', 'receiving', 'paused')"
 #: Whose uploads count together. Not all of these columns are the first of an index.
 _OF_SCOPE: Mapping[Scope, str] = {
     Scope.APP: "app = :app",
-    Scope.OWNER: "app = :app AND owner = :whose",
-    Scope.CLIENT: "app = :app AND client = :whose",
+    Scope.OWNER: "app = :app AND owner = :whose AND owner != ''",
+    Scope.CLIENT: "app = :app AND client = :whose AND client != ''",
 }
 
 _UPLOAD_FIELDS = tuple(field.name for field in fields(Upload))
@@ -143,6 +141,7 @@ _ARRIVAL_FIELDS = ("extents", "synced", "boot_id", "active_at")
 _ARRIVAL_TERMS = ("id", "version", "state", "session", "extents", "synced", "boot_id", "taken_back")
 #: Fields that :meth:`SQLiteRegistry.save` writes; the others it takes from nobody.
 _SAVED = tuple(name for name in _UPLOAD_FIELDS if name not in ("version", "extents", "taken_back"))
+_saved_of = attrgetter(*_SAVED)
 #: How fields are written that SQLite does not know.
 _WRITTEN: Mapping[str, Callable[[Any], Any]] = {
     "state": attrgetter("value"),
@@ -175,8 +174,13 @@ _FOREIGN_PATIENCE = 1.0
 #: Uploads whose rows are remembered as they were read last; the bytes of few arrive at a time.
 _MOST_REMEMBERED = 256
 
-#: All tables with rows of uploads, and the column that tells of which.
-_TABLES = (("uploads", "id"), ("outbox", "upload_id"), ("digests", "upload_id"), ("trail", "upload_id"))
+#: Characters of a trail, which is in a column of the upload's own row: that is written anyway. Of a longer one the
+#: first lines go; :data:`LONGEST_TRAIL` usual ones are left.
+_LONG_TRAIL, _CUT_TRAIL = 40_000, 20_000
+_APPENDED = (
+    f"trail = CASE WHEN length(trail) < {_LONG_TRAIL} THEN trail"
+    f" ELSE substr(trail, {_CUT_TRAIL} + instr(substr(trail, {_CUT_TRAIL}), char(10))) END || ?"
+)
 
 _CACHE_BYTES = 2 * 1024 * 1024
 
@@ -281,8 +285,8 @@ class SQLiteRegistry(Registry):
         with self._transaction() as db:
             self._take_tokens(db, rates)
             _refuse_over_quota(db, quotas, None, upload)
-            _insert(db, "uploads", {**_row_of_upload(upload), "change": _next_change(db)})
-            self._note(db, None, upload)
+            row = {**_row_of_upload(upload), "trail": self._line(None, upload), "change": _next_change(db)}
+            _insert(db, "uploads", row)
         self.moved(None, upload)
         return upload
 
@@ -321,8 +325,7 @@ class SQLiteRegistry(Registry):
                 saved = replace(current, **changes)
                 _refuse_over_quota(db, quotas, current, saved)
                 row = {name: _column(saved, name) for name in changes}
-                _update(db, before.id, {**row, "change": _next_change(db)})
-                self._note(db, current, saved)
+                _update(db, before.id, {**row, "change": _next_change(db)}, self._line(current, saved))
             if settle is not None:
                 db.execute("DELETE FROM outbox WHERE event_id = ?", (settle.event_id,))
             if enqueue is not None:
@@ -390,7 +393,7 @@ class SQLiteRegistry(Registry):
 
     def forget(self, upload_id: str) -> None:
         with self._transaction() as db:
-            for table, column in _TABLES:
+            for table, column in (("uploads", "id"), ("outbox", "upload_id"), ("digests", "upload_id")):
                 db.execute(f"DELETE FROM {table} WHERE {column} = ?", (upload_id,))
 
     def find_complete(self) -> list[Upload]:
@@ -472,20 +475,13 @@ class SQLiteRegistry(Registry):
 
     def trail(self, upload_id: str) -> list[Entry]:
         with self._reading() as db:
-            rows = db.execute(
-                "SELECT at, about FROM trail WHERE upload_id = ? ORDER BY version", (upload_id,)
-            ).fetchall()
-        entries = [(row["at"], json.loads(row["about"])) for row in rows]
-        return [Entry(at, State(about.pop("state")), about) for at, about in entries]
+            row = db.execute("SELECT trail FROM uploads WHERE id = ?", (upload_id,)).fetchone()
+        lines = [json.loads(line) for line in row["trail"].splitlines()] if row else []
+        return [Entry(line.pop("at"), State(line.pop("state")), line) for line in lines[-LONGEST_TRAIL:]]
 
-    def _note(self, db: sqlite3.Connection, before: Upload | None, after: Upload) -> None:
+    def _line(self, before: Upload | None, after: Upload) -> str:
         about = entry_of(before, after)
-        if about is not None:
-            row = (after.id, after.version, self.now(), json.dumps(about))
-            db.execute("INSERT OR REPLACE INTO trail VALUES (?, ?, ?, ?)", row)
-            if after.version >= LONGEST_TRAIL:
-                oldest = after.version - LONGEST_TRAIL
-                db.execute("DELETE FROM trail WHERE upload_id = ? AND version <= ?", (after.id, oldest))
+        return json.dumps({"at": self.now(), **about}) + "\n" if about is not None else ""
 
     # -- outbox -------------------------------------------------------------------------------------------------
 
@@ -747,9 +743,14 @@ def _insert(db: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
     db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({_marks(row)})", tuple(row.values()))
 
 
-def _update(db: sqlite3.Connection, upload_id: str, changes: dict[str, Any]) -> None:
-    assignments = ", ".join(f"{name} = ?" for name in changes)
-    db.execute(f"UPDATE uploads SET {assignments} WHERE id = ?", (*changes.values(), upload_id))
+def _update(db: sqlite3.Connection, upload_id: str, changes: dict[str, Any], line: str = "") -> None:
+    """:param line: is appended to the trail."""
+    assignments = [f"{name} = ?" for name in changes]
+    values = list(changes.values())
+    if line:
+        assignments.append(_APPENDED)
+        values.append(line)
+    db.execute(f"UPDATE uploads SET {', '.join(assignments)} WHERE id = ?", (*values, upload_id))
 
 
 def _next_change(db: sqlite3.Connection) -> int:
@@ -785,7 +786,8 @@ def _identity(upload: Upload) -> tuple[State, int, str, str]:
 
 def _differences(before: Upload, after: Upload) -> dict[str, Any]:
     """The fields that :meth:`SQLiteRegistry.save` has to write, with their new values."""
-    return {name: getattr(after, name) for name in _SAVED if getattr(after, name) != getattr(before, name)}
+    pairs = zip(_SAVED, _saved_of(before), _saved_of(after), strict=True)
+    return {name: new for name, old, new in pairs if old != new}
 
 
 def _row_of_upload(upload: Upload) -> dict[str, Any]:
