@@ -548,7 +548,7 @@ def test_unknown_message_type(upload: Upload) -> None:
         peer.say(1000 * "M")
         peer.chunk(b"")
         assert peer.hear() == ("MsgChunkAck", {"ChunkSize": 0})
-    assert r"'MsgNew\nFrom the future'" in upload.server.log()
+    assert r"'MsgNew\nFrom the " in upload.server.log()
     assert 41 * "M" not in upload.server.log()
 
 
