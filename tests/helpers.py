@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 
+#: A ticket of the right form that nobody has been given.
+NOBODYS = "1d9e0f5c-6a2b-4c3d-8e7f-0a1b2c3d4e5f"
+
 
 #: The modules of the engine that look at a clock.
 CLOCKED = (receiver, sqlite)

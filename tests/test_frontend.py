@@ -25,7 +25,7 @@ from incoming_wsgi.protocols.websocket import LONGEST_TEXT, Conversation, Window
 from incoming_wsgi.servers import Connection
 from incoming_wsgi.upload import State, Upload
 
-from .helpers import Engine
+from .helpers import NOBODYS, Engine
 
 FOREIGN = "https://pages.example"
 DATA = b"0123456789"
@@ -97,7 +97,7 @@ def test_pause(engine: Engine, door: Door) -> None:
     assert answer.headers["Allow"] == "POST, OPTIONS"
 
 
-@pytest.mark.parametrize("ticket", ["x", Upload().id, Upload().id.upper()])
+@pytest.mark.parametrize("ticket", ["x", NOBODYS, NOBODYS.upper()])
 def test_unknown_tickets(door: Door, ticket: str) -> None:
     answer = door.web.get(f"/p/frontend/uploads/{ticket}", status=404)
     assert answer.json["error"]["name"] == "unknown_upload"

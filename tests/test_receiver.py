@@ -43,7 +43,7 @@ from incoming_wsgi.storage.files import FileWriter
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
 
-from .helpers import Child, Clock, Engine
+from .helpers import NOBODYS, Child, Clock, Engine
 
 DATA = random.Random(3).randbytes(100_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -313,7 +313,7 @@ def test_the_hash_goes_on_in_another_process(engine: Engine, other: Engine, monk
 # -- what can't be had ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ticket", ["", "x", "../../../etc/passwd", Upload().id, Upload().id.upper()])
+@pytest.mark.parametrize("ticket", ["", "x", "../../../etc/passwd", NOBODYS, NOBODYS.upper()])
 def test_unknown(engine: Engine, ticket: str) -> None:
     with pytest.raises(UnknownUpload):
         engine.receiver.status(ticket)

@@ -20,7 +20,7 @@ from incoming_wsgi.frontend import refusal
 from incoming_wsgi.protocols import tus
 from incoming_wsgi.upload import State, Upload
 
-from ..helpers import Clock, Engine
+from ..helpers import NOBODYS, Clock, Engine
 from .tus_client import BYTES, UPLOADS, Client, Dripping, encoded, id_of
 
 requirement = pytest.mark.requirement
@@ -124,7 +124,7 @@ def test_what_is_of_another_dialect_is_never_treated_as_tus(header: str) -> None
 
 @requirement("tus-4", "tus-5", "tus-6", "tus-7", "tus-8", "tus-31", "tus-42", "tus-47", "tus-53")
 @requirement("tus-57", "tus-63", "tus-67")
-@pytest.mark.parametrize("path", [UPLOADS, f"{UPLOADS}/", f"{UPLOADS}/{Upload().id}"])
+@pytest.mark.parametrize("path", [UPLOADS, f"{UPLOADS}/", f"{UPLOADS}/{NOBODYS}"])
 @pytest.mark.parametrize("version", ["1.0.0", "0.1", None])
 def test_discovery(engine: Engine, path: str, version: str | None) -> None:
     client = Client(engine, max_length=12345)
@@ -474,7 +474,7 @@ def test_tickets_by_every_way(client: Client) -> None:
     assert [id_of(answer.headers["Location"]) for answer in answers] == tickets
 
 
-@pytest.mark.parametrize(("ticket", "status"), [(Upload().id, 404), ("x", 404), ("%00", 404), ("%ff", 400), ("", 403)])
+@pytest.mark.parametrize(("ticket", "status"), [(NOBODYS, 404), ("x", 404), ("%00", 404), ("%ff", 400), ("", 403)])
 def test_without_a_good_ticket_nothing_is_created(client: Client, ticket: str, status: int) -> None:
     answer = client.ask("POST", f"{UPLOADS}?ticket={ticket}", headers={"Upload-Length": "5"})
     assert answer.status_int == status

@@ -29,7 +29,7 @@ from incoming_wsgi.protocols.websocket import (
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
 
-from ..helpers import Engine
+from ..helpers import NOBODYS, Engine
 
 DATA = random.Random(1).randbytes(1000)
 WINDOW = Window(chunk_size=2**20, send_ahead=9)
@@ -557,7 +557,7 @@ def test_a_malformed_request(engine: Engine, front_end: FrontEnd, wrong: dict[st
     assert engine.state(front_end.ticket) is State.WAITING
 
 
-@pytest.mark.parametrize("ticket", ["x", "../../etc/passwd", Upload().id])
+@pytest.mark.parametrize("ticket", ["x", "../../etc/passwd", NOBODYS])
 def test_an_unknown_ticket(engine: Engine, ticket: str) -> None:
     with FrontEnd(engine, ticket) as front_end:
         assert without_sentences(front_end.request()) == error("unknown_upload")
