@@ -196,7 +196,7 @@ class Conversation:
             "MsgError": self._peer_failed,
         }
         if kind not in handlers:
-            log.info("ignored a message of the unknown type %r", kind[:20])
+            log.info("ignored a message of the unknown type %r", kind[:32])
             return []
         return handlers[kind](data)
 
