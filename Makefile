@@ -19,6 +19,8 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 EXAMPLE ?= bottle_app
 PYTEST_ARGS ?=
+ALONE := tests/faults/test_campaigns.py tests/test_examples.py tests/test_wheel.py $(patsubst %,tests/end_to_end/test_%.py, \
+  browser front_end_0_1 interruptions memory nginx other_browsers plain_systems servers slow)
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 600
 
@@ -36,8 +38,10 @@ demo: $(VENV)/.demo-installed
 	@PORT="$(PORT)" HOST="$(HOST)" $(BIN)/python examples/demo.py "$(EXAMPLE)"
 
 test: packages $(VENV)/.test-installed lint javascript
-	$(SAY) "Python tests"
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(SAY) "Python tests, two at a time"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE)) $(PYTEST_ARGS)
+	$(SAY) "Python tests that judge by the clock or by memory, one after the other"
+	@$(BIN)/python -m pytest $(ALONE) $(PYTEST_ARGS)
 
 torture: packages $(VENV)/.test-installed
 	$(SAY) "Fault laboratory: the long campaigns"

@@ -34,6 +34,7 @@ TEST = [
     "playwright>=1.44",
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.8",
     "tuspy>=1.1",
     "types-docutils",
