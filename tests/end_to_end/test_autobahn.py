@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ GOOD = {"OK", "NON-STRICT", "INFORMATIONAL"}  # the second: refused in a moment,
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
 def test_no_case_fails(kind: str, tmp_path: Path) -> None:
     with AppServer(kind, tmp_path, app="tests.support.echo_app:app") as server:
-        results = asyncio.run(run(f"ws://127.0.0.1:{server.port}"))
+        with ThreadPoolExecutor(1) as thread:  # Playwright's loop may run in this one
+            results = thread.submit(asyncio.run, run(f"ws://127.0.0.1:{server.port}")).result()
         failed = {case: outcome for case, outcome in results.items() if not set(outcome) <= GOOD}
         assert failed == {}
         assert len(results) == CASES

@@ -33,6 +33,7 @@ class Machines:
     """Any request may go to any of them."""
 
     servers: tuple[AppServer, AppServer]
+    registry: str
 
     def calls(self, ticket: str) -> list[dict[str, Any]]:
         """What the app was told, wherever it runs."""
@@ -54,7 +55,7 @@ def machines(folder: Path, kind: str, registry: str, **env: str) -> Iterator[Mac
             (folder / name).mkdir()
             common = {"STORAGE": str(folder / "files"), "INCOMING_REGISTRY": registry, **env}
             servers.append(stack.enter_context(AppServer(kind, folder / name, common)))
-        yield Machines((servers[0], servers[1]))
+        yield Machines((servers[0], servers[1]), registry)
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +148,14 @@ def test_cancelling_on_the_other(both: Machines, chunk_client: MakeClient) -> No
 
 
 def test_an_operator_on_a_third_machine(
-    both: Machines, redis_server: RedisServer, chunk_client: MakeClient, capsys: pytest.CaptureFixture[str]
+    both: Machines, chunk_client: MakeClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ticket = both.servers[0].ticket()
     client = chunk_client(both.servers[0].url, ticket, DATA)
     client.open()
     assert client.put(0, PIECE).status_code == 200
-    prefix = both.servers[0].folder.parent.name.removesuffix("0")
     options = ["--storage", str(both.servers[0].folder.parent / "files")]
-    options += ["--registry", f"{redis_server.url}?prefix={prefix}"]
+    options += ["--registry", both.registry]
     assert run_operator(["list", *options]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(ticket)]
     assert line.split()[1:4] == ["receiving", str(PIECE), str(len(DATA))]
