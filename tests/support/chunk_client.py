@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 
 class Refused(AssertionError):
@@ -21,6 +23,8 @@ class ChunkClient:
 
     def __init__(self, url: str, ticket: str, data: bytes, name: str = "file.bin") -> None:
         self.http = requests.Session()
+        # A server may close a connection that was idle, just as it is used again; to ask twice does no harm.
+        self.http.mount("http://", HTTPAdapter(max_retries=Retry(2, allowed_methods=["GET"])))
         self.resource = f"{url}/incoming/frontend/uploads/{ticket}"
         self.data = data
         self._name = name
