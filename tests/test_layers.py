@@ -65,11 +65,12 @@ BELONGS_TO = {
     "ctypes": {"digests.py", "storage/space.py", "storage/write_back.py"},
     "websockets": {"frames.py", "channel.py"},
     "redis": {"registry/redis.py", "registry/redis_client.py"},
-    "boto3": {"storage/s3.py"},
+    "boto3": {"storage/bucket.py"},
+    "botocore": {"storage/bucket.py"},
 }
 
 #: Never imported while the package is: extras, and what gevent wants to patch first.
-LAZY = {"gevent", "gunicorn", "requests", "redis", "boto3"}
+LAZY = {"gevent", "gunicorn", "requests", "redis", "boto3", "botocore"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
