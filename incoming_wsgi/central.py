@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from . import offload, servers
 from .backend import Backend, Client
@@ -30,7 +31,9 @@ from .middleware import (
 from .receiver import App, Receiver
 from .settings import Settings, size
 from .signatures import key_of
-from .storage.files import FileStorage
+from .storage import Storage
+from .storage.bucket import check as check_bucket
+from .storage.bucket import is_bucket
 from .targets import FinishHosts
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ class Tenant:
     """
 
     name: str
-    storage: FileStorage
+    storage: Storage
     key: str
     finish_hosts: tuple[str, ...]
     max_length: int
@@ -90,15 +93,24 @@ def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
         raise ValueError(f"[{section.name}] has no option {unknown}; it has {', '.join(sorted(_APP_OPTIONS))}")
     if not section.get("key"):
         raise ValueError(f"[{section.name}] needs a key")
-    folder = section.get("storage", str(Path(settings.storage) / name))
+    place = section.get("storage", "") or _below(settings.storage, name)
+    if is_bucket(place):
+        check_bucket(place)
     return Tenant(
         name=name,
-        storage=storage_of(settings, folder),
+        storage=storage_of(settings, place),
         key=section["key"],
         finish_hosts=_words(section, "finish_hosts"),
         max_length=size(section.get("max_length", str(settings.max_length))),
         signing_keys=tuple(map(key_of, _words(section, "signing_keys"))),
     )
+
+
+def _below(storage: str, name: str) -> str:
+    if not is_bucket(storage):
+        return str(Path(storage) / name)
+    parts = urlsplit(storage)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
 
 def _words(section: configparser.SectionProxy, name: str) -> tuple[str, ...]:

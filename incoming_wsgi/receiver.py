@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import Any, BinaryIO
@@ -43,7 +43,7 @@ from .handover import Handler, Notice, Outcome, handler_for
 from .outbox import Outbox, is_given_up, later
 from .registry import Delivery, Registry, Unsubscribe
 from .storage import Data, Storage, SyncFailed, Writer
-from .upload import CLOSED_STATES, MOVES, OPEN_STATES, State, Upload, is_ticket, shortened
+from .upload import CLOSED_STATES, MOVES, NOTHING, OPEN_STATES, State, Upload, is_ticket, shortened
 from .watermark import Watermarks
 
 log = logging.getLogger("incoming_wsgi")
@@ -182,6 +182,7 @@ class Receiver:
             raise BadRequest("There is nobody to hand the file to: give signalFinishURL, or on_finish to Incoming.")
         upload = Upload(
             app=app,
+            dest_type=self._apps[app].storage.kind,
             target=target,
             base_url=base_url,
             secret=secret,
@@ -250,6 +251,10 @@ class Receiver:
         """Have ``changed()`` called after every move of an upload, on whichever process it happens."""
         return self.registry.subscribe(upload_id, changed)
 
+    def dest_type(self, app: str) -> str:
+        """Where the files of an app go: ``file`` or ``s3``."""
+        return self._apps[app].storage.kind
+
     def read(self, upload: Upload) -> BinaryIO:
         """The stored bytes of an upload.
 
@@ -297,12 +302,13 @@ class Receiver:
             log.info("upload %s opened (%s), %d of %s bytes", shortened(saved.id), protocol, saved.received, length)
             if not saved.received:
                 self._storage(saved).create(saved)
+            self._storage(saved).opened(saved)
             if self._fsync and not saved.received:
                 self._storage(saved).sync(saved)
             self._settle()
             session = self._session(saved)
             try:
-                if not saved.part_of:
+                if not saved.part_of and self._storage(saved).reads_arriving:
                     self._digests.start(saved)
             except BaseException:
                 session.close()
@@ -357,14 +363,11 @@ class Receiver:
 
     def _claim_whole(self, upload: Upload, bulk: Bulk, file: _File) -> Upload | None:
         """Store all bytes, and record that they are here; ``None`` if somebody else was faster."""
-        storage = self._storage(upload)
-        storage.create(replace(upload, length=file.length))
-        with closing(storage.open(upload)) as writer, writer.exclusive():
+        with self._storage(upload).keeping_whole(replace(upload, length=file.length)) as keep:
             # Within the lock, as a session does: who opens it from now on writes after us, or finds that it is taken.
             if self.registry.get(upload.id) != upload:
                 return None
-            writer.write(0, bulk)
-            storage.sync(upload)
+            keep(bulk)
             digest = self._digests.whole(upload, len(bulk))
             claimed = self._opened(
                 upload, State.COMPLETING, file, holder=self.registry.holder, sha256=digest or upload.sha256
@@ -632,7 +635,7 @@ class Receiver:
         try:
             step(upload)
         except SyncFailed as error:
-            self._take_back(upload, str(error))
+            self._take_back(upload, str(error), start_anew=bool(error.facts.get("start_anew")))
         except (Damaged, EOFError, FileNotFoundError) as error:
             self._give_up_as_damaged(upload, error)
         except IncomingError as error:
@@ -668,11 +671,13 @@ class Receiver:
         """Each step is recorded, and the record synced, before the next one needs it: see docs/promises.rst."""
         if not upload.is_complete:
             raise SyncFailed("A power cut has taken bytes that were not on the disk yet.")
-        digest = self._digests.finish(upload)
-        self._refuse_other_bytes(upload, digest)
         storage = self._storage(upload)
         if not upload.length and storage.locate(upload) is None:
             storage.create(upload)  # who opened it may have died before; without a byte, nothing can be lost
+        if not storage.reads_arriving:
+            storage.complete(upload)
+        digest = self._digests.finish(upload) if storage.reads_arriving else self._digests.read_back(upload)
+        self._refuse_other_bytes(upload, digest)
         storage.sync(upload)
         upload = self._move(upload, State.COMPLETING, sha256=digest or upload.sha256, synced=upload.extents)
         self.registry.sync()
@@ -687,18 +692,24 @@ class Receiver:
             self.registry.sync()
             log.info("upload %s is complete", shortened(upload.id))
 
-    def _take_back(self, upload: Upload, reason: str) -> None:
+    def _take_back(self, upload: Upload, reason: str, *, start_anew: bool = False) -> None:
         """Some bytes did not get onto the disk: whoever sends this upload has to open it anew and to send them again.
 
         The session ends: what its lanes remember as arrived need not be there any more.
+
+        :param start_anew: whether what was synced is not to be trusted either.
         """
         with suppress(Conflict):
             current = self._known(upload.id)
             if current.state not in (State.RECEIVING, State.PAUSED, State.COMPLETING):
                 return
+            if start_anew:
+                current = self.registry.save(current, replace(current, synced=NOTHING))
             after = current.to(State.RECEIVING, epoch=current.epoch + 1, session="", holder="", sha256="")
             saved = self.registry.save(current, after, back_to_synced=True)
             log.error("upload %s is back at %d bytes: %s", shortened(upload.id), saved.received, reason)
+            if start_anew:
+                self._storage(saved).start_anew(saved)
         self._digests.drop(upload.id)
 
     def _sync_arrived(self, upload: Upload) -> None:
@@ -736,10 +747,13 @@ class Receiver:
         here = self._storage(upload).locate(upload) is not None
         if not here and not upload.moved_to and delivery.attempt:
             return None  # the app took the file away by itself, and its answer was lost
-        return Notice(upload, delivery, upload.location if here else upload.moved_to or upload.location)
+        path = upload.location if here else upload.moved_to or upload.location
+        return Notice(upload, delivery, path, self._storage(upload).remote(upload))
 
     def _is_whole_after_power_cut(self, upload: Upload, delivery: Delivery) -> bool:
         """Hash a complete file again that may have been through a power cut, before anybody is given it."""
+        if self._storage(upload).is_durable:
+            return True
         try:
             with suppress(FileNotFoundError):  # the app has taken it
                 self._refuse_other_bytes(upload, self._digests.finish(upload))
@@ -878,7 +892,8 @@ class Receiver:
 
     def _arrived(self, upload: Upload) -> None:
         """More of an upload is safe."""
-        self._digests.advance(upload)
+        if self._storage(upload).reads_arriving:
+            self._digests.advance(upload)
         if not self._fsync:
             self._watermarks.advance(upload)
 
@@ -991,8 +1006,10 @@ class Session:
         """
         size = _SYNC_BYTES if self._fsync else _RECORD_BYTES
         seconds = _RECORD_SECONDS if seconds is None else seconds
-        if idle or self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
+        if idle:
             self.sync()
+        elif self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
+            self._record_kept()
 
     def sync(self) -> Upload:
         """Record what was written. Only what :meth:`sync` has returned for may be acknowledged.
@@ -1000,20 +1017,29 @@ class Session:
         :raises Replaced: another opening owns the upload now.
         :raises NoSpace, Unavailable: nothing of it counts as arrived; an opening, later, may help.
         """
-        pending, self._pending = self._pending, Extents()
-        if pending.ranges:
-            self._record(pending)
-            self._arrived(self.upload)
-        self._recorded_at = time.monotonic()
+        try:
+            self._writer.flush()
+        finally:
+            self._record_kept()
         return self.upload
 
+    def _record_kept(self) -> None:
+        kept = self._writer.kept(self._pending)
+        self._pending = self._pending.minus(kept)
+        if kept.ranges:
+            self._record(kept)
+            self._writer.recorded(self.upload)
+            self._arrived(self.upload)
+        self._recorded_at = time.monotonic()
+
     def _record(self, pending: Extents) -> None:
-        if self._fsync:
+        synced = self._fsync or self._writer.is_durable
+        if self._fsync and not self._writer.is_durable:
             self._writer.sync()
         for start, end in pending.ranges:
             try:
                 with self._writer.exclusive():  # nobody may be writing there, having seen that it is not safe yet
-                    self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=self._fsync)
+                    self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=synced)
             except Conflict:
                 self._current()
                 raise Replaced from None
@@ -1040,6 +1066,7 @@ class Session:
     def discard(self) -> None:
         """Let what was written since the last :meth:`sync` not count; it will be written over."""
         self._pending = Extents()
+        self._writer.discard()
 
     def close(self) -> None:
         """Let go of the storage; unrecorded bytes do not count."""

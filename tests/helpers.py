@@ -18,6 +18,7 @@ from incoming_wsgi.handover import Handler, Notice, Outcome
 from incoming_wsgi.receiver import App, Patience, Receiver, Session
 from incoming_wsgi.registry import sqlite
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
+from incoming_wsgi.storage import Storage
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
@@ -112,6 +113,7 @@ class Engine:
     """A receiver on a folder, with an app that is played. A second one on the same folder is another process.
 
     :param handler: takes the files in place of the played app.
+    :param storage: in place of the folder.
     """
 
     def __init__(
@@ -125,10 +127,11 @@ class Engine:
         fsync: bool = False,
         digest: bool = True,
         boot_id: str = "",
+        storage: Storage | None = None,
     ) -> None:
         self.folder = folder
         self.app = PlayedApp()
-        self.storage = FileStorage(folder)
+        self.storage = storage or FileStorage(folder)
         self.registry = SQLiteRegistry(folder / "registry.sqlite3", boot_id)
         app = App("app", self.storage, {"callable": handler or self.app}, max_length)
         patience = Patience(idle=idle, wait=wait)

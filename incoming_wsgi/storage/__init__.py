@@ -15,6 +15,7 @@ from typing import BinaryIO, TypeAlias
 from ..bulk import Buffer, Bulk
 from ..errors import Unavailable
 from ..extents import Extents
+from ..relocate import RemoteFile
 from ..upload import Upload
 
 #: Bytes, in whatever object they came; :func:`~incoming_wsgi.bulk.bulk_of` makes one thing of all of them.
@@ -67,6 +68,9 @@ class Writer(ABC):
         :raises NoSpace, Unavailable: some of it is not; what is, :meth:`kept` knows.
         """
 
+    def discard(self) -> None:  # noqa: B027 (most storages are written over)
+        """What was written since :meth:`recorded` was called does not count: other bytes will come in its place."""
+
     def recorded(self, upload: Upload) -> None:  # noqa: B027 (most storages have nothing left to do)
         """The extents of ``upload`` are recorded: what can be tidied up because of that may be, in the background."""
 
@@ -83,9 +87,18 @@ class Writer(ABC):
 
 
 class Storage(ABC):
-    """:cvar reads_arriving: whether the bytes of an upload can be read while they arrive."""
+    """:cvar reads_arriving: whether the bytes of an upload can be read while they arrive.
+    :cvar is_durable: whether a power cut of this machine can't take what is stored.
+    """
 
     reads_arriving = True
+    is_durable = False
+    kind = "file"
+    """What the HTTP API calls it (``destType``)."""
+
+    def remote(self, upload: Upload) -> RemoteFile | None:  # noqa: ARG002
+        """A complete file that has no path on this machine."""
+        return None
 
     @abstractmethod
     def create(self, upload: Upload) -> None:

@@ -20,6 +20,9 @@ from .parts import LEAST, MOST
 
 log = logging.getLogger("incoming_wsgi")
 
+#: The metadata by which an object that we have made is known again.
+NONCE = "incoming"
+
 _ATTEMPTS = 4  # of each call, with growing pauses between them
 _CONNECT = 5.0  # seconds that a connection may take
 _CONNECTIONS = 64  # kept by a process
@@ -91,6 +94,11 @@ def _checked_number(options: Mapping[str, str], name: str, default: int, least: 
     return int(text)
 
 
+def is_bucket(storage: str) -> bool:
+    """Whether that is the URL of a bucket, and not a folder."""
+    return storage.startswith("s3://")
+
+
 def check(url: str) -> None:
     """Say at once what would fail later; nothing is opened or imported.
 
@@ -135,10 +143,11 @@ class Bucket:
         return self.call_bucket(operation, Key=self.full(key), **parameters)
 
     def call_bucket(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """The same for whatever ``parameters`` name; they may name another bucket, too."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            answer: dict[str, Any] = getattr(self.client, operation)(Bucket=self.name, **parameters)
+            answer: dict[str, Any] = getattr(self.client, operation)(**{"Bucket": self.name, **parameters})
         except ClientError as error:
             raise _translated(operation, error.response) from error
         except (BotoCoreError, OSError) as error:

@@ -38,9 +38,11 @@ from .. import offload
 from ..bulk import Bulk, bulk_of
 from ..errors import Damaged, IncomingError, Unavailable
 from ..extents import Extents
+from ..relocate import RemoteFile
 from ..upload import Upload, is_ticket
 from . import Data, Storage, Writer
-from .bucket import Address, Bucket, doubt
+from .bucket import NONCE, Address, Bucket, doubt
+from .objects import S3Object
 from .parts import Part, Plan
 
 #: Bytes of one upload that a process holds in memory; where parts are large, two of them.
@@ -48,7 +50,6 @@ _ROOM = 64 * 2**20
 
 _PATIENCE = 60.0  # seconds that a writer waits for room
 _REMEMBERED = 1000  # sidecars kept by a process
-_NONCE = "incoming"  # the metadata by which our multipart upload is known again
 
 #: What of an upload is kept beside its bytes: enough to make its record anew.
 _RECORD = (
@@ -124,6 +125,8 @@ class S3Storage(Storage):
     """
 
     reads_arriving = False
+    is_durable = True
+    kind = "s3"
 
     def __init__(self, url: str) -> None:
         address = Address.of(url)
@@ -145,7 +148,7 @@ class S3Storage(Storage):
         """Of several that do this at once, the first one wins: the others let go of what they have begun."""
         target, nonce = _key("complete", upload), secrets.token_hex(8)
         plan = Plan.of(upload.length, self._part_size)
-        multipart = "" if upload.length == 0 else self._bucket.begin(target, Metadata={_NONCE: nonce})
+        multipart = "" if upload.length == 0 else self._bucket.begin(target, Metadata={NONCE: nonce})
         try:
             self._bucket.put(key, Sidecar(multipart, nonce, plan).to_json(upload), only_new=True)
         except FileExistsError:
@@ -175,7 +178,7 @@ class S3Storage(Storage):
     def _put_whole(self, upload: Upload, data: bytes) -> None:
         key = _key("complete", upload)
         try:
-            self._bucket.put(key, data, only_new=True, Metadata={_NONCE: "whole"})
+            self._bucket.put(key, data, only_new=True, Metadata={NONCE: "whole"})
         except FileExistsError:
             # Said before, by us if its answer was lost, or by somebody who died before it was recorded.
             if self._bucket.get(key) != data:
@@ -219,7 +222,7 @@ class S3Storage(Storage):
             if upload.length:
                 self._finish(upload, sidecar, upload.length)
             else:
-                self._bucket.put(key, b"", Metadata={_NONCE: sidecar.nonce})
+                self._bucket.put(key, b"", Metadata={NONCE: sidecar.nonce})
         except FileNotFoundError:
             pass  # somebody was faster, or an answer was lost: what is there decides
         self._refuse_other_object(upload, sidecar.nonce)
@@ -247,7 +250,7 @@ class S3Storage(Storage):
             about = self._bucket.head(_key("complete", upload))
         except FileNotFoundError:
             raise Damaged("The stored bytes of this upload are gone.") from None
-        size, known_by = int(about["ContentLength"]), about.get("Metadata", {}).get(_NONCE, nonce)
+        size, known_by = int(about["ContentLength"]), about.get("Metadata", {}).get(NONCE, nonce)
         if size != upload.length or (nonce and known_by != nonce):
             raise Damaged(f"Of {upload.length} bytes that had arrived, {size} are stored.")
 
@@ -258,6 +261,9 @@ class S3Storage(Storage):
         except FileNotFoundError:
             return None
         return self._url(key)
+
+    def remote(self, upload: Upload) -> RemoteFile:
+        return S3Object(self._bucket, _key("complete", upload))
 
     def _url(self, key: str) -> str:
         return f"s3://{self._bucket.name}/{self._bucket.full(key)}"
@@ -331,13 +337,20 @@ class _Parts:
 
     # -- storing --------------------------------------------------------------------------------------------
 
-    def put(self, part: Part, start: int, data: bytearray) -> None:
-        """Store bytes of a part, so that another machine could go on with them."""
+    def put(self, part: Part, start: int, data: bytearray) -> str:
+        """Store bytes of a part, so that another machine could go on with them; the key of the claim."""
         if len(data) == len(part):
-            self.put_part(part, data)
-        else:
-            name = f"{self._epoch:010d}-{start:020d}-{start + len(data):020d}-{secrets.token_hex(4)}"
-            self._bucket.put(f"{self._folder}{part.number:05d}/{name}", data)
+            return self._whole(part, self.put_part(part, data))
+        name = f"{self._epoch:010d}-{start:020d}-{start + len(data):020d}-{secrets.token_hex(4)}"
+        key = f"{self._folder}{part.number:05d}/{name}"
+        self._bucket.put(key, data)
+        return key
+
+    def drop(self, claims: Iterable[str]) -> None:
+        self._bucket.delete(claims)
+
+    def _whole(self, part: Part, etag: str) -> str:
+        return f"{self._folder}{part.number:05d}/{self._epoch:010d}-whole-{quote(etag, safe='')}"
 
     def put_part(self, part: Part, data: bytearray) -> str:
         """Store a whole part; its ETag."""
@@ -347,7 +360,7 @@ class _Parts:
             etag = self._bucket.parts(self._target, self._sidecar.multipart).get(part.number, "")
             if etag != md5(data, usedforsecurity=False).hexdigest():
                 raise Unavailable("The server's storage can't take these bytes again.", retry_after=5) from None
-        self._bucket.put(f"{self._folder}{part.number:05d}/{self._epoch:010d}-whole-{quote(etag, safe='')}", b"")
+        self._bucket.put(self._whole(part, etag), b"")
         return etag
 
     def compose(self, part: Part) -> str:
@@ -539,6 +552,7 @@ class S3Writer(Writer):
         self._flying = 0
         self._kept = Extents()
         self._broken: set[Part] = set()  # parts of which we have stored pieces
+        self._claims: list[str] = []  # that nobody has recorded yet
         self._trouble: IncomingError | None = None
 
     def exclusive(self) -> AbstractContextManager[None]:
@@ -581,8 +595,9 @@ class S3Writer(Writer):
 
     def _store(self, run: _Run) -> None:
         trouble: IncomingError | None = None
+        claim = ""
         try:
-            self._parts.put(run.part, run.start, run.data)
+            claim = self._parts.put(run.part, run.start, run.data)
         except FileNotFoundError:
             trouble = Unavailable("The place for these bytes is gone.", retry_after=1)
         except IncomingError as error:
@@ -595,7 +610,8 @@ class S3Writer(Writer):
             with self._change:
                 self._flying -= 1
                 self._trouble = self._trouble or trouble
-                if trouble is None:
+                if claim:
+                    self._claims.append(claim)
                     self._kept = self._kept.add(run.start, run.end)
                     if len(run.data) < len(run.part):
                         self._broken.add(run.part)
@@ -614,10 +630,21 @@ class S3Writer(Writer):
     def sync(self) -> None:
         self.flush()
 
+    def discard(self) -> None:
+        self._let_go()
+        with self._change:
+            self._change.wait_for(lambda: not self._flying)
+            claims, self._claims = self._claims, []
+            self._kept, self._broken = Extents(), set()
+        self._parts.drop(claims)
+
     def recorded(self, upload: Upload) -> None:
         """Whoever brought the last bytes of a part that came in pieces has it composed."""
-        for part in [part for part in self._broken if upload.extents.contains(part.start, part.end)]:
-            self._broken.discard(part)
+        with self._change:
+            self._claims = []
+            full = [part for part in self._broken if upload.extents.contains(part.start, part.end)]
+            self._broken.difference_update(full)
+        for part in full:
             offload.background(self._compose, part, name="composition")
 
     def _compose(self, part: Part) -> None:
@@ -634,6 +661,9 @@ class S3Writer(Writer):
 
     def close(self) -> None:
         """What was not flushed is dropped; what is on its way goes there, and does not count."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         run, self._run = self._run, None
         if run is not None:
             self._room.give_back(run.size)
