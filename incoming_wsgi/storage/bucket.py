@@ -372,9 +372,8 @@ def _translated(operation: str, answer: Mapping[str, Any]) -> Exception:
     if code == "NotImplemented":
         return NotImplementedError(operation)
     if code in _OTHER_PARTS:
-        return SyncFailed(
-            "Some bytes of this file are not in the storage as they came.", retry_after=5, start_anew=True
-        )
+        log.warning("the storage has other parts than were stored: %s was answered with %s", operation, code)
+        return doubt()
     if code in _FULL:
         log.warning("the storage has no room: %s was answered with %s", operation, code)
         return NoSpace(retry_after=10)

@@ -232,8 +232,8 @@ class S3Storage(Storage):
     def _finish(self, upload: Upload, sidecar: Sidecar, length: int) -> None:
         """:raises FileNotFoundError: there is no multipart upload (any more)."""
         key, parts = _key("complete", upload), self._parts(upload, sidecar)
-        stored = self._bucket.parts(key, sidecar.multipart)
         claims = parts.claims()
+        stored = self._bucket.parts(key, sidecar.multipart)  # after the claims, which are made after the parts
         parts.refuse_holes(Extents().add(0, length), claims)
         etags = {}
         for part in sidecar.plan.parts(length):
