@@ -350,8 +350,8 @@ class Receiver:
             return None
         try:
             claimed = self._claim_whole(upload, bulk, file)
-        except FileNotFoundError:
-            claimed = None  # a cancel has removed it
+        except (FileNotFoundError, FileExistsError):
+            claimed = None  # a cancel has removed it, or somebody has died over other bytes
         if claimed is None:
             self._remove_if_ended(upload)
             return None
@@ -708,8 +708,6 @@ class Receiver:
             after = current.to(State.RECEIVING, epoch=current.epoch + 1, session="", holder="", sha256="")
             saved = self.registry.save(current, after, back_to_synced=True)
             log.error("upload %s is back at %d bytes: %s", shortened(upload.id), saved.received, reason)
-            if start_anew:
-                self._storage(saved).start_anew(saved)
         self._digests.drop(upload.id)
 
     def _sync_arrived(self, upload: Upload) -> None:

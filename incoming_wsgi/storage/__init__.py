@@ -127,6 +127,7 @@ class Storage(ABC):
         Until the end of the block nobody else writes to the upload, or what they write takes the place of it.
 
         :param upload: with its length.
+        :raises FileExistsError: other bytes are there, in one piece, too; storing says so.
         """
         self.create(upload)
         with closing(self.open(upload)) as writer, writer.exclusive():
@@ -174,9 +175,6 @@ class Storage(ABC):
         :raises Damaged: what is stored is shorter than the upload's length, or gone.
         :raises SyncFailed: what is stored need not be what arrived: it has to be sent again.
         """
-
-    def start_anew(self, upload: Upload) -> None:  # noqa: B027 (most storages are written over)
-        """All bytes of an upload will be sent again: what is there must not get among them."""
 
     @abstractmethod
     def locate(self, upload: Upload) -> str | None:

@@ -40,7 +40,7 @@ from ..errors import Damaged, IncomingError, Unavailable
 from ..extents import Extents
 from ..relocate import RemoteFile
 from ..upload import Upload, is_ticket
-from . import Data, Storage, Writer
+from . import Data, Storage, SyncFailed, Writer
 from .bucket import NONCE, Address, Bucket, doubt
 from .objects import S3Object
 from .parts import Part, Plan
@@ -157,11 +157,11 @@ class S3Storage(Storage):
 
     def opened(self, upload: Upload) -> None:
         if upload.epoch > 1:
-            key = f"claims/{upload.id}/opened/{upload.epoch:010d}-{secrets.token_hex(4)}"
+            key = f"{_key('claims', upload)}/opened/{upload.epoch:010d}-{secrets.token_hex(4)}"
             self._bucket.put(key, upload.extents.to_json().encode())
 
     def open(self, upload: Upload) -> Writer:
-        is_known = upload.id in self._sidecars
+        is_known = _key("arriving", upload) in self._sidecars
         parts = self._parts(upload, self._remembered(upload))
         if not is_known and upload.extents.ranges:
             parts.refuse_holes(upload.extents)
@@ -182,7 +182,7 @@ class S3Storage(Storage):
         except FileExistsError:
             # Said before, by us if its answer was lost, or by somebody who died before it was recorded.
             if self._bucket.get(key) != data:
-                raise Unavailable("Somebody else is sending this file.", retry_after=1) from None
+                raise
 
     def sync(self, upload: Upload) -> None:
         """What a writer has said is safe has been so from then on."""
@@ -195,7 +195,10 @@ class S3Storage(Storage):
 
     def join(self, upload: Upload, parts: Sequence[Upload]) -> None:
         for part in parts:
-            self.complete(part)
+            try:
+                self.complete(part)
+            except SyncFailed as error:  # nobody could send it again
+                raise Damaged(str(error)) from error
         self.create(upload)
         whole = self._parts(upload, self._sidecar(upload))
         claims = whole.claims()
@@ -274,32 +277,27 @@ class S3Storage(Storage):
         self._bucket.delete([_key("complete", upload)])
         self._clear(upload)
 
-    def start_anew(self, upload: Upload) -> None:
-        self._clear(upload)
-
     def _clear(self, upload: Upload) -> None:
         """Whatever there is besides the complete object; the sidecar last, so that who dies in between is noticed."""
-        self._forget(upload.id)
+        self._sidecars.pop(_key("arriving", upload), None)
         self._bucket.abort_all(_key("complete", upload))
-        self._bucket.delete(stored.key for stored in self._bucket.list(f"claims/{upload.id}/"))
-        self._bucket.delete([_key("arriving", upload)])
-
-    def _forget(self, upload_id: str) -> None:
-        self._sidecars.pop(upload_id, None)
+        for folder in ("claims", "arriving"):
+            self._bucket.delete(stored.key for stored in self._bucket.list(f"{folder}/{upload.id}"))
 
     def arriving_since(self, age: float) -> Iterator[str]:
         for stored in self._bucket.list("arriving/"):
-            upload_id = stored.key.removeprefix("arriving/")
+            upload_id = stored.key.removeprefix("arriving/").partition(".")[0]
             if is_ticket(upload_id) and _age(stored.modified) >= age:
-                claims = self._bucket.list(f"claims/{upload_id}/")
+                claims = self._bucket.list(f"claims/{upload_id}")
                 if all(_age(claim.modified) >= age for claim in claims):
                     yield upload_id
 
     def quarantine(self, upload_id: str) -> None:
         """By its sidecar: bytes of a multipart upload can't be moved. Back in ``arriving`` it could go on."""
-        self._bucket.put(f"quarantine/{upload_id}", self._bucket.get(f"arriving/{upload_id}"))
-        self._bucket.delete([f"arriving/{upload_id}"])
-        self._forget(upload_id)
+        for stored in list(self._bucket.list(f"arriving/{upload_id}")):
+            self._bucket.put(stored.key.replace("arriving/", "quarantine/", 1), self._bucket.get(stored.key))
+            self._bucket.delete([stored.key])
+            self._sidecars.pop(stored.key, None)
 
     # -- what is there --------------------------------------------------------------------------------------
 
@@ -308,12 +306,12 @@ class S3Storage(Storage):
 
     def _remembered(self, upload: Upload) -> Sidecar:
         """Sidecars never change: one that was read may be used until the upload ends."""
-        _key("arriving", upload)
-        sidecar = self._sidecars.get(upload.id)
+        key = _key("arriving", upload)
+        sidecar = self._sidecars.get(key)
         if sidecar is None:
-            sidecar = self._sidecars[upload.id] = self._sidecar(upload)
+            sidecar = self._sidecars[key] = self._sidecar(upload)
             while len(self._sidecars) > _REMEMBERED:
-                self._forget(next(iter(self._sidecars)))
+                self._sidecars.popitem(last=False)
         return sidecar
 
     def _parts(self, upload: Upload, sidecar: Sidecar) -> _Parts:
@@ -333,7 +331,7 @@ class _Parts:
         self._epoch = upload.epoch
         self._length = upload.length
         self._target = f"complete/{upload.id}"
-        self._folder = f"claims/{upload.id}/"
+        self._folder = f"{_key('claims', upload)}/"
 
     # -- storing --------------------------------------------------------------------------------------------
 
@@ -670,10 +668,14 @@ class S3Writer(Writer):
 
 
 def _key(folder: str, upload: Upload) -> str:
-    """:raises ValueError: the upload's id is no ticket."""
+    """What came before all bytes were taken back lies elsewhere, so that it can't get among those that come now.
+
+    :raises ValueError: the upload's id is no ticket.
+    """
     if not is_ticket(upload.id):
         raise ValueError("not the id of an upload")
-    return f"{folder}/{upload.id}"
+    is_anew = upload.taken_back and folder != "complete"
+    return f"{folder}/{upload.id}.{upload.taken_back}" if is_anew else f"{folder}/{upload.id}"
 
 
 def _age(moment: datetime) -> float:

@@ -192,8 +192,13 @@ def test_a_part_that_comes_late_with_other_bytes(strict: Place) -> None:
     with pytest.raises(SyncFailed) as caught:
         strict.another().complete(newer)
     assert caught.value.facts["start_anew"]
-    strict.storage.start_anew(newer)
-    assert strict.keys() == []
+    anew = replace(newer, taken_back=1, extents=Extents())
+    strict.storage.create(anew)
+    old.write(PART, OTHER[PART : PART + 10])
+    old.flush()
+    strict.another().complete(write(strict.another(), anew, [(0, PART + 10), (PART + 10, LENGTH)]))
+    assert strict.whole(anew) == DATA
+    assert strict.keys() == [f"complete/{anew.id}"]
     assert strict.multiparts() == []
 
 
