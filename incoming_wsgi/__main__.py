@@ -17,10 +17,11 @@ from .central import Central, is_loopback, receiver_of, tenants_of
 from .errors import IncomingError
 from .receiver import Receiver
 from .settings import Settings, gather
+from .storage.bucket import is_bucket
 
 #: Options that are settings, too: name, metavar, and what they mean.
 _SETTINGS = (
-    ("storage", "DIR", "folder that the files are kept in (required)"),
+    ("storage", "DIR", "folder that the files are kept in, or s3://BUCKET/PREFIX (required)"),
     (
         "registry",
         "URL",
@@ -92,7 +93,7 @@ def run_operator(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = _settings_of(options)
-        if not Path(settings.storage).is_dir():
+        if not is_bucket(settings.storage) and not Path(settings.storage).is_dir():
             raise ValueError(f"there is no folder {settings.storage}")
         receiver = receiver_of(settings, tenants_of(settings, options.config))
     except (TypeError, ValueError, OSError, IncomingError) as error:

@@ -98,8 +98,9 @@ class Backend:
 
     def _new_upload(self, client: Client, request: Request) -> Response:
         values = _form(request)
-        if _value(values, "destType", "file") != "file":
-            raise BadRequest("destType must be file.")
+        dest_type = self._receiver().dest_type(client.app)
+        if _value(values, "destType", dest_type) != dest_type:
+            raise BadRequest(f"destType must be {dest_type}.")
         upload = self._receiver().create(
             client.app,
             target=checked_target(_value(values, "signalFinishURL"), client.finish_hosts, request.remote_addr),

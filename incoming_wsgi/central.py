@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from . import metrics, offload, servers
 from .backend import Backend, Client
@@ -33,7 +34,9 @@ from .quotas import Allowance, rate_of
 from .receiver import App, Receiver
 from .settings import Settings, size
 from .signatures import key_of
-from .storage.files import FileStorage
+from .storage import Storage
+from .storage.bucket import check as check_bucket
+from .storage.bucket import is_bucket
 from .targets import FinishHosts
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class Tenant:
     """
 
     name: str
-    storage: FileStorage
+    storage: Storage
     key: str
     finish_hosts: tuple[str, ...]
     max_length: int
@@ -96,10 +99,12 @@ def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
         raise ValueError(f"[{section.name}] has no option {unknown}; it has {', '.join(sorted(_APP_OPTIONS))}")
     if not section.get("key"):
         raise ValueError(f"[{section.name}] needs a key")
-    folder = section.get("storage", str(Path(settings.storage) / name))
+    place = section.get("storage", "") or _below(settings.storage, name)
+    if is_bucket(place):
+        check_bucket(place)
     return Tenant(
         name=name,
-        storage=storage_of(settings, folder),
+        storage=storage_of(settings, place),
         key=section["key"],
         finish_hosts=_words(section, "finish_hosts"),
         max_length=size(section.get("max_length", str(settings.max_length))),
@@ -116,6 +121,13 @@ def _allowances(section: configparser.SectionProxy) -> dict[str, Any]:
         if isinstance(found[name], str) and text:
             rate_of(name, text)
     return found
+
+
+def _below(storage: str, name: str) -> str:
+    if not is_bucket(storage):
+        return str(Path(storage) / name)
+    parts = urlsplit(storage)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
 
 def _words(section: configparser.SectionProxy, name: str) -> tuple[str, ...]:

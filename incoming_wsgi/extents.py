@@ -50,6 +50,10 @@ class Extents:
         if start < end:
             yield start, end
 
+    def minus(self, other: Extents) -> Extents:
+        """These extents without those."""
+        return Extents(tuple(gap for start, end in self.ranges for gap in other.missing(start, end)))
+
     def contains(self, start: int, end: int) -> bool:
         """Whether every byte of ``[start, end)`` is safe."""
         return next(self.missing(start, end), None) is None

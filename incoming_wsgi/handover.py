@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -17,8 +18,9 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 from webob import Request
 
 from . import offload
+from .errors import NotImplementedHere
 from .registry import Delivery
-from .relocate import relocate, stays_within
+from .relocate import RemoteFile, fetch, relocate, stays_within, take_home
 from .signatures import sign
 from .upload import Upload, shortened
 
@@ -44,11 +46,15 @@ _LONGEST_RETRY_AFTER = 6 * 3600.0
 
 @dataclass(frozen=True)
 class Notice:
-    """What the app is to hear: an upload, what happened to it, and where the complete file is."""
+    """What the app is to hear: an upload, what happened to it, and where the complete file is.
+
+    :ivar remote: the file, where it is not on this machine.
+    """
 
     upload: Upload
     delivery: Delivery
     path: str
+    remote: RemoteFile | None = None
 
     @property
     def is_cancelled(self) -> bool:
@@ -83,7 +89,7 @@ class FinishedUpload:
     """What ``on_finish`` gets.
 
     :ivar id: the ticket.
-    :ivar path: where the complete file is.
+    :ivar path: where the complete file is; in S3 ``s3://bucket/key``.
     :ivar filename: the browser's name for the file, made safe to use as a file name.
     :ivar filename_from_browser: the same as it came: data from a stranger, never a path.
     :ivar length: bytes.
@@ -100,6 +106,7 @@ class FinishedUpload:
         upload = notice.upload
         self._upload = upload
         self._record_move = record_move
+        self._remote = notice.remote
         self.id = upload.id
         self.path = notice.path
         self.filename = upload.filename
@@ -114,8 +121,30 @@ class FinishedUpload:
         self.secret = upload.secret
 
     def open(self) -> BinaryIO:
-        """The file, for reading."""
+        """The file, for reading; from S3 it comes as it is read."""
+        if self._is_remote and self._remote is not None:
+            return self._remote.open()
         return open(self.path, "rb")
+
+    def download_to(self, path: str | os.PathLike[str]) -> None:
+        """Copy the file to a path on this machine; what is there is replaced when all of it has come."""
+        if self._is_remote and self._remote is not None:
+            fetch(self._remote, os.fspath(path))
+        else:
+            offload.run(shutil.copyfile, self.path, path)
+
+    def presigned_url(self, seconds: int = 3600) -> str:
+        """A URL by which whoever has it may download the file from S3, for so long, without an account there.
+
+        :raises NotImplementedHere: the file is not in S3.
+        """
+        if not self._is_remote or self._remote is None:
+            raise NotImplementedHere("Only a file in S3 has such a URL.")
+        return self._remote.presigned_url(seconds, self.filename)
+
+    @property
+    def _is_remote(self) -> bool:
+        return self.path == self._upload.location and self._remote is not None
 
     def move_to(
         self, path: str | os.PathLike[str], *, within: str | os.PathLike[str] | None = None, overwrite: bool = False
@@ -125,21 +154,24 @@ class FinishedUpload:
         ``path`` is a folder (it exists, or ends in ``/``), where the file goes by its safe name or the next free
         form of it, or the file's new path. Can be repeated after a crash, also in another process.
 
+        A file in S3 can be moved to another key of its bucket (``photos/cat.jpg``, or ``photos/``), and to another
+        bucket there (``s3://bucket/key``), without coming here. To an absolute path it is downloaded.
+
         :param within: refuse a path that leads out of this folder.
         :returns: the file's path now, which is also ``upload.path`` from here on.
         :raises ValueError: the path leads out of ``within``.
         :raises FileExistsError: the path is taken, and ``overwrite`` is false.
         """
-        if within is not None and not stays_within(os.fspath(within), os.fspath(path)):
+        wanted = os.fspath(path)
+        if within is not None and not stays_within(os.fspath(within), wanted):
             raise ValueError(f"{path} is not inside {within}")
-        self.path = relocate(
-            self._upload.location,
-            os.fspath(path),
-            self.filename,
-            overwrite=overwrite,
-            recorded=self._upload.moved_to,
-            record=self._record,
-        )
+        how: dict[str, Any] = {"overwrite": overwrite, "recorded": self._upload.moved_to, "record": self._record}
+        if self._remote is None:
+            self.path = relocate(self._upload.location, wanted, self.filename, **how)
+        elif os.path.isabs(wanted):
+            self.path = take_home(self._remote, self.id, wanted, self.filename, **how)
+        else:
+            self.path = self._remote.move_to(wanted, self.filename, **how)
         return self.path
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

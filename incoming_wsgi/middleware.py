@@ -30,7 +30,10 @@ from .registry import from_url
 from .responses import text_response
 from .settings import Settings, gather
 from .signatures import key_of
+from .storage import Storage
+from .storage.bucket import is_bucket
 from .storage.files import FileStorage
+from .storage.s3 import S3Storage
 from .targets import FinishHosts, parsed_target
 from .terms import Terms
 from .upload import Upload
@@ -476,9 +479,13 @@ def make_receiver(settings: Settings, apps: Iterable[App]) -> Receiver:
     )
 
 
-def storage_of(settings: Settings, folder: str = "") -> FileStorage:
+def storage_of(settings: Settings, place: str = "") -> Storage:
+    """:param place: folder, or URL of a bucket; else the one of the settings."""
+    place = place or settings.storage
+    if is_bucket(place):
+        return S3Storage(place)
     return FileStorage(
-        folder or settings.storage,
+        place,
         mode=settings.file_mode,
         group=settings.file_group,
         floor=settings.free_space_floor,

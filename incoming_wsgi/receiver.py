@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import Any, BinaryIO
@@ -53,7 +53,7 @@ from .registry import Delivery, Registry, Unsubscribe
 from .storage import Data, Storage, SyncFailed, Writer
 from .terms import Terms, checked_life
 from .turnstile import Turnstile
-from .upload import CLOSED_STATES, MOVES, OPEN_STATES, State, Upload, is_ticket, shortened
+from .upload import CLOSED_STATES, MOVES, NOTHING, OPEN_STATES, State, Upload, is_ticket, shortened
 from .visitors import INSIDER, Visitor
 from .watermark import Watermarks
 
@@ -233,6 +233,7 @@ class Receiver:
         now = self.registry.now()
         upload = Upload(
             app=app,
+            dest_type=self._apps[app].storage.kind,
             target=target,
             base_url=base_url,
             secret=secret,
@@ -329,6 +330,10 @@ class Receiver:
         """Have ``changed()`` called after every move of an upload, on whichever process it happens."""
         return self.registry.subscribe(upload_id, changed)
 
+    def dest_type(self, app: str) -> str:
+        """Where the files of an app go: ``file`` or ``s3``."""
+        return self._apps[app].storage.kind
+
     def read(self, upload: Upload) -> BinaryIO:
         """The stored bytes of an upload.
 
@@ -379,12 +384,13 @@ class Receiver:
                 continue
             if not saved.received:
                 self._storage(saved).create(saved)
+            self._storage(saved).opened(saved)
             if self._fsync and not saved.received:
                 self._storage(saved).sync(saved)
             self._settle()
             session = self._session(saved)
             try:
-                if not saved.part_of:
+                if not saved.part_of and self._storage(saved).reads_arriving:
                     self._digests.start(saved)
             except BaseException:
                 session.close()
@@ -431,8 +437,8 @@ class Receiver:
             upload = self._see(upload, FirstBytes(b"".join(blocks)[:FIRST_BYTES]))
         try:
             claimed = self._claim_whole(upload, bulk, file)
-        except FileNotFoundError:
-            claimed = None  # a cancel has removed it
+        except (FileNotFoundError, FileExistsError):
+            claimed = None  # a cancel has removed it, or somebody has died over other bytes
         if claimed is None:
             self._remove_if_ended(upload)
             return None
@@ -443,14 +449,11 @@ class Receiver:
 
     def _claim_whole(self, upload: Upload, bulk: Bulk, file: _File) -> Upload | None:
         """Store all bytes, and record that they are here; ``None`` if somebody else was faster."""
-        storage = self._storage(upload)
-        storage.create(replace(upload, length=file.length))
-        with closing(storage.open(upload)) as writer, writer.exclusive():
+        with self._storage(upload).keeping_whole(replace(upload, length=file.length)) as keep:
             # Within the lock, as a session does: who opens it from now on writes after us, or finds that it is taken.
             if self.registry.get(upload.id) != upload:
                 return None
-            writer.write(0, bulk)
-            storage.sync(upload)
+            keep(bulk)
             digest = self._digests.whole(upload, len(bulk))
             claimed = self._opened(
                 upload, State.COMPLETING, file, holder=self.registry.holder, sha256=digest or upload.sha256
@@ -516,7 +519,7 @@ class Receiver:
         if self._is_to_be_seen(upload):
             upload = self._known(upload.id)  # the look may be over since the caller has read it
         if self._is_to_be_seen(upload):
-            upload = self._see(upload, self._first_bytes([upload]))
+            upload = self._look_at(upload, [upload])
         try:
             saved = self.registry.save(upload, upload.to(State.COMPLETING, holder=self.registry.holder))
         except Conflict:
@@ -546,8 +549,7 @@ class Receiver:
             self._refuse_other_file(upload, length, "")
             self._refuse_by_terms(upload, opening["name"], opening["client_metadata"])
             if self._is_to_be_seen(upload):
-                parts = map(self._known, part_ids)
-                upload = self._see(upload, self._first_bytes(parts))
+                upload = self._look_at(upload, [self._known(part_id) for part_id in part_ids])
             joining = upload.to(
                 State.JOINING,
                 epoch=upload.epoch + 1,
@@ -802,7 +804,7 @@ class Receiver:
         try:
             step(upload)
         except SyncFailed as error:
-            self._take_back(upload, str(error))
+            self._take_back(upload, str(error), start_anew=bool(error.facts.get("start_anew")))
         except (Damaged, EOFError, FileNotFoundError) as error:
             self._give_up_as_damaged(upload, error)
         except IncomingError as error:
@@ -838,12 +840,14 @@ class Receiver:
         """Each step is recorded, and the record synced, before the next one needs it: see docs/promises.rst."""
         if not upload.is_complete:
             raise SyncFailed("A power cut has taken bytes that were not on the disk yet.")
-        digest = self._digests.finish(upload)
-        self._refuse_other_bytes(upload, digest)
-        self._refuse_broken_promise(upload, digest)
         storage = self._storage(upload)
         if not upload.length and storage.locate(upload) is None:
             storage.create(upload)  # who opened it may have died before; without a byte, nothing can be lost
+        if not storage.reads_arriving:
+            storage.complete(upload)
+        digest = self._digests.finish(upload) if storage.reads_arriving else self._digests.read_back(upload)
+        self._refuse_other_bytes(upload, digest)
+        self._refuse_broken_promise(upload, digest)
         storage.sync(upload)
         upload = self._move(upload, State.COMPLETING, sha256=digest or upload.sha256, synced=upload.extents)
         self.registry.sync()
@@ -857,16 +861,22 @@ class Receiver:
             self.registry.save(upload, after, enqueue=row)
             self.registry.sync()
 
-    def _take_back(self, upload: Upload, reason: str) -> None:
+    def _take_back(self, upload: Upload, reason: str, *, start_anew: bool = False) -> None:
         """Some bytes did not get onto the disk: whoever sends this upload has to open it anew and to send them again.
 
         The session ends: what its lanes remember as arrived need not be there any more.
+
+        :param start_anew: whether what was synced is not to be trusted either.
         """
         with suppress(Conflict):
             current = self._known(upload.id)
             if current.state not in (State.RECEIVING, State.PAUSED, State.COMPLETING):
                 return
-            after = current.to(State.RECEIVING, epoch=current.epoch + 1, session="", holder="", sha256="")
+            if start_anew:
+                current = self.registry.save(current, replace(current, synced=NOTHING))
+            was_seen = current.was_seen and current.synced.contains(0, FIRST_BYTES)
+            changes = {"session": "", "holder": "", "sha256": "", "was_seen": was_seen}
+            after = current.to(State.RECEIVING, epoch=current.epoch + 1, **changes)
             saved = self.registry.save(current, after, back_to_synced=True)
             log.error("upload %s is back at %d bytes: %s", shortened(upload.id), saved.received, reason)
         self._digests.drop(upload.id)
@@ -922,10 +932,13 @@ class Receiver:
         here = self._storage(upload).locate(upload) is not None
         if not here and not upload.moved_to and delivery.attempt:
             return None  # the app took the file away by itself, and its answer was lost
-        return Notice(upload, delivery, upload.location if here else upload.moved_to or upload.location)
+        path = upload.location if here else upload.moved_to or upload.location
+        return Notice(upload, delivery, path, self._storage(upload).remote(upload))
 
     def _is_whole_after_power_cut(self, upload: Upload, delivery: Delivery) -> bool:
         """Hash a complete file again that may have been through a power cut, before anybody is given it."""
+        if self._storage(upload).is_durable:
+            return True
         try:
             with suppress(FileNotFoundError):  # the app has taken it
                 self._refuse_other_bytes(upload, self._digests.finish(upload))
@@ -1101,8 +1114,9 @@ class Receiver:
         """
         is_much = upload.offset >= FIRST_BYTES or upload.is_complete
         if is_much and upload.id not in self._looking and self._is_to_be_seen(upload):
-            self._see(upload, self._first_bytes([upload]))
-        self._digests.advance(upload)
+            self._look_at(upload, [upload])
+        if self._storage(upload).reads_arriving:
+            self._digests.advance(upload)
         if not self._fsync:
             self._watermarks.advance(upload)
 
@@ -1141,15 +1155,29 @@ class Receiver:
             log.exception("on_first_bytes has failed over upload %s", shortened(upload.id))
             raise Unavailable("The app can't look at this file at the moment.", retry_after=5) from error
 
-    def _first_bytes(self, uploads: Iterable[Upload]) -> FirstBytes:
-        """Of one upload, or of several that will be one."""
+    def _look_at(self, upload: Upload, uploads: Sequence[Upload]) -> Upload:
+        """Have the first bytes seen, of this upload or of those that it will be joined from.
+
+        :raises Cancelled, Unavailable: as :meth:`_see`.
+        :raises SyncFailed: nobody knows which bytes count; they have to be sent again.
+        """
+        try:
+            head = self._first_bytes(uploads)
+        except SyncFailed as error:
+            self._take_back(upload, str(error), start_anew=bool(error.facts.get("start_anew")))
+            raise
+        return upload if head is None else self._see(upload, head)
+
+    def _first_bytes(self, uploads: Iterable[Upload]) -> FirstBytes | None:
+        """Of one upload, or of several that will be one; ``None`` where they are gone: who completes it finds that."""
         head = b""
-        for upload in uploads:
-            missing = min(FIRST_BYTES - len(head), upload.offset)
-            if missing <= 0:
-                break
-            with suppress(FileNotFoundError), self.read(upload) as file:
-                head += file.read(missing)
+        try:
+            for upload in uploads:
+                missing = min(FIRST_BYTES - len(head), upload.offset)
+                if missing:
+                    head += self._storage(upload).first_bytes(upload, missing)
+        except (FileNotFoundError, Damaged):
+            return None
         return FirstBytes(head)
 
     def _remove_if_ended(self, upload: Upload) -> None:
@@ -1294,8 +1322,10 @@ class Session:
         """
         size = _SYNC_BYTES if self._fsync else _RECORD_BYTES
         seconds = _RECORD_SECONDS if seconds is None else seconds
-        if idle or self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
+        if idle:
             self.sync()
+        elif self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
+            self._record_kept()
 
     def sync(self) -> Upload:
         """Record what was written. Only what :meth:`sync` has returned for may be acknowledged.
@@ -1303,22 +1333,31 @@ class Session:
         :raises Replaced: another opening owns the upload now.
         :raises NoSpace, Unavailable: nothing of it counts as arrived; an opening, later, may help.
         """
-        pending, self._pending = self._pending, Extents()
-        if pending.ranges:
-            self._record(pending)
-            if events.is_anybody_listening():
-                events.count("arrived", pending.received)
-            self._arrived(self.upload)
-        self._recorded_at = time.monotonic()
+        try:
+            self._writer.flush()
+        finally:
+            self._record_kept()
         return self.upload
 
+    def _record_kept(self) -> None:
+        kept = self._writer.kept(self._pending)
+        self._pending = self._pending.minus(kept)
+        if kept.ranges:
+            self._record(kept)
+            self._writer.recorded(self.upload)
+            if events.is_anybody_listening():
+                events.count("arrived", kept.received)
+            self._arrived(self.upload)
+        self._recorded_at = time.monotonic()
+
     def _record(self, pending: Extents) -> None:
-        if self._fsync:
+        synced = self._fsync or self._writer.is_durable
+        if self._fsync and not self._writer.is_durable:
             self._writer.sync()
         for start, end in pending.ranges:
             try:
                 with self._writer.exclusive():  # nobody may be writing there, having seen that it is not safe yet
-                    self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=self._fsync)
+                    self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=synced)
             except Conflict:
                 self._current()
                 raise Replaced from None
@@ -1345,6 +1384,7 @@ class Session:
     def discard(self) -> None:
         """Let what was written since the last :meth:`sync` not count; it will be written over."""
         self._pending = Extents()
+        self._writer.discard()
 
     def close(self) -> None:
         """Let go of the storage; unrecorded bytes do not count."""

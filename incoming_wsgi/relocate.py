@@ -13,13 +13,36 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import BinaryIO, Protocol
 
 from . import offload
 from .disk import sync_folders
 from .filenames import numbered
 
+
+class RemoteFile(Protocol):
+    """A complete file that has no path on this machine."""
+
+    def exists(self) -> bool: ...
+
+    def open(self) -> BinaryIO:
+        """For reading, from any position."""
+
+    def presigned_url(self, seconds: int, filename: str) -> str:
+        """Where whoever has this URL may download it, for so long and by that name."""
+
+    def move_to(self, wanted: str, name: str, *, overwrite: bool, recorded: str, record: Callable[[str], None]) -> str:
+        """As :func:`relocate`, within the storage."""
+
+    def remove(self) -> None:
+        """Delete it; nothing there is fine."""
+
+
 #: A hard link can't be made here: another file system, or one that has no links.
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES})
+
+
+_PIECE = 256 * 1024  # bytes that are downloaded in one go
 
 
 def relocate(
@@ -51,6 +74,43 @@ def relocate(
         else:
             return target
     raise AssertionError("names never run out")
+
+
+def fetch(file: RemoteFile, path: str) -> None:
+    """Download a file, and have it on the disk, before it takes the place of what is at ``path``."""
+    copy = f"{path}.incoming"
+    with file.open() as source, open(copy, "wb", buffering=0) as target:
+        while piece := source.read(_PIECE):
+            target.write(piece)
+    offload.run(_sync_file, copy)
+    os.replace(copy, path)
+    offload.run(sync_folders, os.path.dirname(os.path.abspath(path)))
+
+
+def take_home(
+    file: RemoteFile,
+    ticket: str,
+    wanted: str,
+    name: str,
+    *,
+    overwrite: bool,
+    recorded: str,
+    record: Callable[[str], None],
+) -> str:
+    """As :func:`relocate`, from another machine: downloaded beside its place, put there, and then deleted there."""
+    if recorded and os.path.exists(recorded) and not file.exists():
+        return recorded
+    folder = wanted if _is_folder(wanted) else os.path.dirname(os.path.abspath(wanted))
+    os.makedirs(folder, exist_ok=True)
+    copy = os.path.join(folder, f".{ticket}.incoming-fetched")
+    fetch(file, copy)
+    try:
+        target = relocate(copy, wanted, name, overwrite=overwrite, recorded=recorded, record=record)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(copy)
+    file.remove()
+    return target
 
 
 def stays_within(folder: str, path: str) -> bool:

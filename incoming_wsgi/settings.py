@@ -18,6 +18,8 @@ from .clients import Proxies
 from .quotas import rate_of
 from .registry import check as check_registry
 from .signatures import key_of
+from .storage.bucket import check as check_bucket
+from .storage.bucket import is_bucket
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -27,10 +29,12 @@ class Settings:
     """Sizes are bytes (text may say ``8M``, ``10G``), times seconds."""
 
     storage: str
-    """Folder that the files are kept in. Made if it is not there; nothing in it that is not ours is ever touched."""
+    """Folder that the files are kept in. Made if it is not there; nothing in it that is not ours is ever touched.
+    Or a bucket of S3, of Ceph, say: ``s3://bucket/prefix?endpoint=https://rgw.example.org``."""
 
     registry: str = ""
-    """URL of the registry; by default ``sqlite://`` in the storage folder, which must be on a local disk. Several
+    """URL of the registry; by default ``sqlite://`` in the storage folder, which must be on a local disk. With a bucket
+    in place of a folder it has to be given. Several
     machines share one in Redis: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``."""
 
     durability: str = "process"
@@ -233,9 +237,17 @@ def _of_argument(name: str, value: Any) -> Any:
     return value
 
 
-def _checked(settings: Settings) -> Settings:
+def _check_places(settings: Settings) -> None:
     if settings.registry:
         check_registry(settings.registry)
+    if is_bucket(settings.storage):
+        check_bucket(settings.storage)
+        if not settings.registry:
+            raise ValueError("a storage at s3:// needs a registry: redis://…, or sqlite:///… on a single machine")
+
+
+def _checked(settings: Settings) -> Settings:
+    _check_places(settings)
     for key in settings.signing_keys:
         key_of(key)
     _check_limits(settings)

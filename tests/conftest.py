@@ -9,6 +9,7 @@ import pytest
 
 from .end_to_end.browser import chromium
 from .helpers import CLOCKED, Clock, Engine
+from .support.s3_server import CREDENTIALS, Ceph, Rclone, S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -41,6 +42,28 @@ def browser() -> Iterator[Browser]:
     """A real Chromium; one for all tests, since Playwright can't be started twice in a process."""
     with chromium() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with Rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One for all tests: it needs seconds, and some 300 MB."""
+    with Ceph(tmp_path_factory.mktemp("ceph")) as server:
+        yield server
+
+
+@pytest.fixture(params=["rclone", "ceph"])
+def s3_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """Each of them in turn, with its credentials where boto3 looks."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    server: S3Server = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,6 +18,9 @@ want curl curl
 want openssl openssl
 want redis-server redis-server
 want redis-sentinel redis-sentinel
+want ceph-mon ceph-mon
+want ceph-osd ceph-osd
+want radosgw radosgw
 want strace strace
 want mkfs.ext4 e2fsprogs
 want mkfs.xfs xfsprogs

@@ -19,6 +19,7 @@ from incoming_wsgi.quotas import Allowance
 from incoming_wsgi.receiver import App, OnFirstBytes, Patience, Receiver, Session
 from incoming_wsgi.registry import sqlite
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
+from incoming_wsgi.storage import Storage
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
@@ -117,6 +118,7 @@ class Engine:
 
     :param handler: takes the files in place of the played app.
     :param registry: one that stands in for the SQLite file in the folder.
+    :param storage: in place of the folder.
     :param allowance: what all uploads may take up together.
     """
 
@@ -132,13 +134,14 @@ class Engine:
         digest: bool = True,
         boot_id: str = "",
         registry: Any = None,
+        storage: Storage | None = None,
         connections: int = 0,
         on_first_bytes: OnFirstBytes | None = None,
         **allowance: Any,
     ) -> None:
         self.folder = folder
         self.app = PlayedApp()
-        self.storage = FileStorage(folder)
+        self.storage = storage or FileStorage(folder)
         self.registry: SQLiteRegistry = registry or SQLiteRegistry(folder / "registry.sqlite3", boot_id)
         app = App(
             "app", self.storage, {"callable": handler or self.app}, max_length, Allowance(**allowance), on_first_bytes

@@ -42,6 +42,14 @@ def test_missing_and_contains(pieces: list[tuple[int, int]], asked: tuple[int, i
     assert extents.contains(*asked) == (set(range(*asked)) <= model)
 
 
+@given(st.lists(ranges), st.lists(ranges))
+def test_minus(pieces: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
+    (extents, model), (other, its_model) = built(pieces), built(others)
+    left = extents.minus(other)
+    assert {byte for start, end in left.ranges for byte in range(start, end)} == model - its_model
+    assert Extents.of(left.ranges) == left
+
+
 @given(st.lists(ranges), st.integers(0, END))
 def test_complete(pieces: list[tuple[int, int]], length: int) -> None:
     extents, model = built(pieces)

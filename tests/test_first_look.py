@@ -200,6 +200,36 @@ def test_a_file_made_of_parts(engines: Callable[..., Engine]) -> None:
     assert engine.state(whole) is State.CANCELLED
 
 
+def test_an_empty_part_hides_nothing(engines: Callable[..., Engine]) -> None:
+    critic = Critic("No.")
+    engine = engines(on_first_bytes=critic)
+    whole = engine.ticket()
+    empty, full = engine.receiver.create_part(whole, 0), engine.receiver.create_part(whole, len(PROGRAM))
+    for part, data in ((empty, b""), (full, PROGRAM)):
+        with engine.open(part.id, len(data)) as session:
+            session.write(0, data)
+            session.sync()
+    with pytest.raises(Cancelled):
+        engine.receiver.join(whole, [empty.id, full.id], name="x", protocol="tus", client_metadata={}, notes={})
+    assert critic.seen[0][1] == PROGRAM
+
+
+def test_bytes_that_a_power_cut_has_taken_are_looked_at_again(engines: Callable[..., Engine]) -> None:
+    """Others may come in their place."""
+    critic = Critic(None, "No.")
+    engine = engines(on_first_bytes=critic)
+    ticket = engine.ticket()
+    with engine.open(ticket, len(DATA)) as session:
+        session.write(0, DATA[:LENGTH])
+        session.sync()
+    engine.take_back(ticket)
+    with engine.open(ticket, len(DATA)) as session:
+        session.write(0, PROGRAM + bytes(LENGTH))
+        with pytest.raises(Cancelled):
+            session.sync()
+    assert engine.state(ticket) is State.CANCELLED
+
+
 def test_who_dies_over_the_look_has_decided_nothing(engines: Callable[..., Engine]) -> None:
     """Another process that completes the upload looks again."""
     engine = engines(on_first_bytes=Critic(RuntimeError("a bug"), RuntimeError("again"), "No."))

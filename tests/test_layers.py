@@ -36,13 +36,13 @@ ROOMS = (
     "kinds",
     "first_look",
     "downloads",
+    "relocate",
     "upload",
     "quotas",
     "registry",
     "storage",
     "digests",
     "watermark",
-    "relocate",
     "handover",
     "outbox",
     "turnstile",
@@ -79,11 +79,12 @@ BELONGS_TO = {
     "prometheus_client": {"metrics.py"},
     "puremagic": {"first_look.py"},
     "redis": {"registry/redis.py", "registry/redis_client.py"},
-    "boto3": {"storage/s3.py"},
+    "boto3": {"storage/bucket.py"},
+    "botocore": {"storage/bucket.py"},
 }
 
 #: Never imported while the package is: extras, and what gevent wants to patch first.
-LAZY = {"prometheus_client", "puremagic", "gevent", "gunicorn", "requests", "redis", "boto3"}
+LAZY = {"prometheus_client", "puremagic", "gevent", "gunicorn", "requests", "redis", "boto3", "botocore"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

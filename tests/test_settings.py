@@ -91,6 +91,15 @@ def test_an_unknown_option_is_refused(options: dict[str, Any]) -> None:
         gather(options, {})
 
 
+def test_a_bucket_needs_a_registry() -> None:
+    bucket = "s3://files/up"
+    assert gather({"storage": bucket, "registry": "sqlite:///x"}, {}).storage == bucket
+    with pytest.raises(ValueError, match="registry"):
+        gather({"storage": bucket}, {})
+    with pytest.raises(ValueError, match="s3://BUCKET"):
+        gather({"storage": "s3://", "registry": "sqlite:///x"}, {})
+
+
 @pytest.mark.parametrize("storage", [None, ""])
 def test_a_folder_is_needed(storage: str | None) -> None:
     with pytest.raises(TypeError, match="INCOMING_STORAGE"):

@@ -8,12 +8,14 @@ Every storage passes the suite in ``tests/storage/test_contract.py``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import BinaryIO, TypeAlias
 
 from ..bulk import Buffer, Bulk
 from ..errors import Unavailable
+from ..extents import Extents
+from ..relocate import RemoteFile
 from ..upload import Upload
 
 #: Bytes, in whatever object they came; :func:`~incoming_wsgi.bulk.bulk_of` makes one thing of all of them.
@@ -21,20 +23,29 @@ Data: TypeAlias = Buffer | Bulk
 
 
 class SyncFailed(Unavailable):
-    """The disk could not keep what was written: nothing that came after the last successful sync can be trusted."""
+    """The disk could not keep what was written: nothing that came after the last successful sync can be trusted.
+
+    Where ``facts["start_anew"]`` is true, nothing at all can be.
+    """
 
 
 class Writer(ABC):
     """One upload, open for writing. Several may be open at once, in several processes.
 
     :cvar splices: whether bytes in a pipe are welcome, since they go into a file.
+    :cvar is_durable: whether a power cut of this machine can't take what is kept, without a :meth:`sync`.
     """
 
     splices = False
+    is_durable = False
 
     @abstractmethod
     def exclusive(self) -> AbstractContextManager[None]:
-        """While it is held nobody else, in any process, writes to this upload. Never hold it over a network read."""
+        """While it is held nobody else, in any process, writes to this upload. Never hold it over a network read.
+
+        A storage that can't keep others out has to notice, at the latest when it completes an upload, that bytes which
+        were written twice differed: it never lets one of both count without knowing which of them did before.
+        """
 
     @abstractmethod
     def write(self, position: int, data: Data) -> None:
@@ -47,6 +58,22 @@ class Writer(ABC):
     def hasten(self, position: int, length: int) -> None:  # noqa: B027 (not every storage can)
         """These bytes will be synced soon: begin to bring them to the disk, and wait for nothing."""
 
+    def kept(self, written: Extents) -> Extents:
+        """Of what was written, that which does not depend on this process any more; waits for nothing."""
+        return written
+
+    def flush(self) -> None:  # noqa: B027 (most storages hold nothing back)
+        """Have all that was written kept, and wait for that.
+
+        :raises NoSpace, Unavailable: some of it is not; what is, :meth:`kept` knows.
+        """
+
+    def discard(self) -> None:  # noqa: B027 (most storages are written over)
+        """What was written since :meth:`recorded` was called does not count: other bytes will come in its place."""
+
+    def recorded(self, upload: Upload) -> None:  # noqa: B027 (most storages have nothing left to do)
+        """The extents of ``upload`` are recorded: what can be tidied up because of that may be, in the background."""
+
     @abstractmethod
     def sync(self) -> None:
         """Make what was written survive a power cut, without holding up the event loop.
@@ -56,10 +83,23 @@ class Writer(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the upload; what was written stays."""
+        """Let go of the upload; what was kept stays."""
 
 
 class Storage(ABC):
+    """:cvar reads_arriving: whether the bytes of an upload can be read while they arrive.
+    :cvar is_durable: whether a power cut of this machine can't take what is stored.
+    """
+
+    reads_arriving = True
+    is_durable = False
+    kind = "file"
+    """What the HTTP API calls it (``destType``)."""
+
+    def remote(self, upload: Upload) -> RemoteFile | None:  # noqa: ARG002
+        """A complete file that has no path on this machine."""
+        return None
+
     @abstractmethod
     def create(self, upload: Upload) -> None:
         """Make the place for the bytes of an upload; if it is there, leave it as it is.
@@ -69,6 +109,9 @@ class Storage(ABC):
         :raises NoSpace: there is not so much; trying again later may help.
         """
 
+    def opened(self, upload: Upload) -> None:  # noqa: B027 (for storages that can't keep a replaced writer out)
+        """The upload was opened, and had these extents then: no writer of an earlier opening can record more."""
+
     @abstractmethod
     def open(self, upload: Upload) -> Writer:
         """A writer for an upload whose bytes are still arriving.
@@ -77,12 +120,40 @@ class Storage(ABC):
         :raises Damaged: less is stored than has arrived; writing on would leave a hole of zeros.
         """
 
+    @contextmanager
+    def keeping_whole(self, upload: Upload) -> Iterator[Callable[[Bulk], None]]:
+        """For a file that comes in one piece: gives what stores all its bytes, for good.
+
+        Until the end of the block nobody else writes to the upload, or what they write takes the place of it.
+
+        :param upload: with its length.
+        :raises FileExistsError: other bytes are there, in one piece, too; storing says so.
+        """
+        self.create(upload)
+        with closing(self.open(upload)) as writer, writer.exclusive():
+
+            def keep(data: Bulk) -> None:
+                writer.write(0, data)
+                self.sync(upload)
+
+            yield keep
+
     @abstractmethod
     def read(self, upload: Upload) -> BinaryIO:
-        """The bytes that have arrived so far, or the complete file; unbuffered, to be closed by the caller.
+        """The complete file, or the bytes that have arrived so far where :attr:`reads_arriving`; unbuffered, to be
+        closed by the caller.
 
         :raises FileNotFoundError: there are none.
         """
+
+    def first_bytes(self, upload: Upload, size: int) -> bytes:
+        """The first ``size`` bytes, at most 64 KiB, of an upload that has them; also where not all of them can be read.
+
+        :raises FileNotFoundError: there are none.
+        :raises SyncFailed: nobody knows which bytes count.
+        """
+        with self.read(upload) as file:
+            return file.read(size)
 
     @abstractmethod
     def sync(self, upload: Upload) -> None:
@@ -111,6 +182,7 @@ class Storage(ABC):
         Can be repeated: after a crash in the middle it goes on, and for a complete file it only gives the place.
 
         :raises Damaged: what is stored is shorter than the upload's length, or gone.
+        :raises SyncFailed: what is stored need not be what arrived: it has to be sent again.
         """
 
     @abstractmethod

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from incoming_wsgi.bulk import Blocks
+from incoming_wsgi.bulk import Blocks, bulk_of
 from incoming_wsgi.errors import Damaged
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.storage import Data, Storage
 from incoming_wsgi.storage.files import FileStorage
+from incoming_wsgi.storage.s3 import S3Storage
 from incoming_wsgi.upload import Upload
 from tests.helpers import piped
+from tests.support.s3_server import S3Server
 
 
 def upload_of(length: int) -> Upload:
@@ -44,8 +46,15 @@ def write(storage: Storage, upload: Upload, position: int, data: Data) -> None:
     try:
         with writer.exclusive():
             writer.write(position, data)
+        writer.flush()
     finally:
         writer.close()
+
+
+def assert_arrived(storage: Storage, upload: Upload, data: bytes) -> None:
+    """Before it is complete; not every storage can be asked."""
+    if storage.reads_arriving:
+        assert stored(storage, upload) == data
 
 
 class StorageContract(ABC):
@@ -69,7 +78,7 @@ class StorageContract(ABC):
         write(storage, upload, 200, bytearray(data[200:]))
         write(other, upload, 0, memoryview(data)[:100])
         write(storage, upload, 100, Blocks((data[100:150], b"", data[150:200])))
-        assert stored(other, upload) == data
+        assert_arrived(other, upload, data)
         storage.complete(upload)
         assert stored(other, upload) == data
 
@@ -80,9 +89,10 @@ class StorageContract(ABC):
         for start, stop in ((10, 100), (100, 110), (250, 290)):
             write(storage, upload, start, piece.part(start, stop))
         piece.release()
-        whole = stored(storage, upload)
-        assert (whole[10:110], whole[250:290]) == (data[10:110], data[250:290])
-        assert not any((*whole[:10], *whole[110:250]))
+        for start, stop in ((0, 10), (110, 250), (290, 300)):
+            write(storage, upload, start, data[start:stop])
+        storage.complete(upload)
+        assert stored(storage, upload) == data
 
     def test_several_writers(self, storage: Storage, other: Storage) -> None:
         upload = upload_of(40 * 1000)
@@ -94,6 +104,7 @@ class StorageContract(ABC):
             for start in range(first, len(data), 4000):
                 with writer.exclusive():
                     writer.write(start, data[start : start + 1000])
+            writer.flush()
             writer.close()
 
         lanes = [threading.Thread(target=lane, args=((storage, other)[n % 2], 1000 * n)) for n in range(4)]
@@ -101,46 +112,40 @@ class StorageContract(ABC):
             thread.start()
         for thread in lanes:
             thread.join()
-        assert stored(storage, upload) == data
+        storage.complete(upload)
+        assert stored(other, upload) == data
 
-    def test_exclusive(self, storage: Storage, other: Storage) -> None:
-        upload = upload_of(1)
-        storage.create(upload)
-        first, second = storage.open(upload), other.open(upload)
-        entered = threading.Event()
-
-        def enter() -> None:
-            with second.exclusive():
-                entered.set()
-
-        thread = threading.Thread(target=enter, daemon=True)
-        with first.exclusive():
-            thread.start()
-            assert not entered.wait(0.05)
-        assert entered.wait(5)
-        thread.join()
-        with pytest.raises(KeyError), first.exclusive():
-            raise KeyError
-        with second.exclusive():
-            pass
-        first.close()
-        second.close()
+    @pytest.mark.parametrize("pieces", [[300], [1, 99, 200]])
+    def test_the_first_bytes_can_be_read_early(self, storage: Storage, other: Storage, pieces: list[int]) -> None:
+        """And to the end; whoever stored them, and however they came."""
+        upload, data = upload_of(300), random.Random(6).randbytes(300)
+        with pytest.raises(FileNotFoundError):
+            storage.first_bytes(upload, 10)
+        begin = 0
+        for number, size in enumerate(pieces):
+            write((storage, other)[number % 2], upload, begin, data[begin : begin + size])
+            begin += size
+            assert other.first_bytes(upload, min(begin, 150)) == data[: min(begin, 150)]
+        storage.complete(upload)
+        assert other.first_bytes(upload, 150) == data[:150]
 
     def test_opening_again_keeps_what_is_there(self, storage: Storage) -> None:
         upload = upload_of(4)
         write(storage, upload, 0, b"safe")
         storage.create(upload)
         storage.open(upload).close()
+        assert_arrived(storage, upload, b"safe")
+        storage.complete(upload)
         assert stored(storage, upload) == b"safe"
 
     @pytest.mark.parametrize("there", [b"", b"12", b"123"])
-    def test_less_is_there_than_has_arrived(self, storage: Storage, there: bytes) -> None:
+    def test_less_is_there_than_has_arrived(self, storage: Storage, other: Storage, there: bytes) -> None:
         upload = upload_of(10)
         write(storage, upload, 0, there)
         with pytest.raises(Damaged):
-            storage.open(replace(upload, extents=Extents().add(2, 4)))
-        storage.open(replace(upload, extents=Extents().add(0, len(there)))).close()
-        assert stored(storage, upload) == there
+            other.open(replace(upload, extents=Extents().add(2, 4)))
+        other.open(replace(upload, extents=Extents().add(0, len(there)))).close()
+        assert_arrived(storage, upload, there)
 
     def test_closing_twice(self, storage: Storage) -> None:
         upload = upload_of(1)
@@ -154,6 +159,7 @@ class StorageContract(ABC):
         write(storage, one, 0, b"one")
         write(storage, two, 0, b"two")
         storage.remove(one)
+        storage.complete(two)
         assert stored(storage, two) == b"two"
         with pytest.raises(FileNotFoundError):
             storage.read(one)
@@ -191,8 +197,11 @@ class StorageContract(ABC):
         write(storage, upload, 0, b"12345")
         with pytest.raises(Damaged, match=r"6.*5"):
             storage.complete(upload)
-        assert stored(storage, upload) == b"12345"  # kept for the operator
+        assert_arrived(storage, upload, b"12345")  # kept for the operator
         assert storage.locate(upload) is None
+        write(storage, upload, 5, b"6")
+        storage.complete(upload)
+        assert stored(storage, upload) == b"123456"
 
     def test_gone(self, storage: Storage) -> None:
         with pytest.raises(Damaged):
@@ -212,13 +221,55 @@ class StorageContract(ABC):
         for part in parts:
             write(storage, part, 0, data[begin : begin + (part.length or 0)] + b"never acknowledged")
             begin += part.length or 0
-        whole = upload_of(len(data) - 1 + 4097)
+        joined = data + data[4096 : 2 * 4096 + 1]
+        whole = upload_of(len(joined))
         for one in (storage, other):
             one.join(whole, [*parts, parts[2]])
-            joined = data[: 2 * 4096 + 1] + data[2 * 4096 + 1 : 3 * 4096 + 1] + data[4096 : 2 * 4096 + 1]
-            assert stored(other, whole)[: whole.length] == joined[: whole.length]
-        storage.complete(replace(whole, length=len(joined)))
+            assert_arrived(other, whole, joined)
+        storage.complete(whole)
         assert stored(other, whole) == joined
+
+    def test_in_one_piece(self, storage: Storage, other: Storage) -> None:
+        """Said again by somebody else after the first one has died, and a third opens it as ever: nothing was lost."""
+        upload, data = upload_of(1000), random.Random(5).randbytes(1000)
+        for one in (storage, other):
+            with one.keeping_whole(upload) as keep:
+                keep(bulk_of(data))
+        other.complete(upload)
+        assert stored(storage, upload) == data
+
+    def test_in_one_piece_and_then_in_many(self, storage: Storage, other: Storage) -> None:
+        upload, data = upload_of(1000), random.Random(5).randbytes(1000)
+        with storage.keeping_whole(upload) as keep:
+            keep(bulk_of(bytes(1000)))
+        write(other, upload, 0, data[:500])
+        write(storage, upload, 500, data[500:])
+        other.complete(upload)
+        assert stored(storage, upload) == data
+
+    def test_what_is_kept(self, storage: Storage) -> None:
+        """At the latest all of it is after flushing, and nothing that was not written."""
+        upload = upload_of(1000)
+        storage.create(upload)
+        writer = storage.open(upload)
+        written = Extents().add(0, 100).add(300, 400)
+        for start, end in written.ranges:
+            writer.write(start, bytes(end - start))
+            assert not writer.kept(written).minus(written).ranges
+        writer.flush()
+        assert writer.kept(written) == written
+        writer.recorded(replace(upload, extents=written))
+        writer.close()
+
+    def test_arriving_since(self, storage: Storage, other: Storage) -> None:
+        arriving, complete = upload_of(3), upload_of(3)
+        for upload in (arriving, complete):
+            write(storage, upload, 0, b"123")
+        storage.complete(complete)
+        assert list(other.arriving_since(-60)) == [arriving.id]
+        assert not list(other.arriving_since(60))
+        other.quarantine(arriving.id)
+        assert not list(storage.arriving_since(-60))
 
     def test_joining_what_is_not_there(self, storage: Storage) -> None:
         part = upload_of(100)
@@ -260,7 +311,41 @@ class StorageContract(ABC):
                 ask(upload)
 
 
-class TestFiles(StorageContract):
+class ExclusiveContract(StorageContract):
+    """Of a storage that can keep others out."""
+
+    def test_exclusive(self, storage: Storage, other: Storage) -> None:
+        upload = upload_of(1)
+        storage.create(upload)
+        first, second = storage.open(upload), other.open(upload)
+        entered = threading.Event()
+
+        def enter() -> None:
+            with second.exclusive():
+                entered.set()
+
+        thread = threading.Thread(target=enter, daemon=True)
+        with first.exclusive():
+            thread.start()
+            assert not entered.wait(0.05)
+        assert entered.wait(5)
+        thread.join()
+        with pytest.raises(KeyError), first.exclusive():
+            raise KeyError
+        with second.exclusive():
+            pass
+        first.close()
+        second.close()
+
+
+class TestFiles(ExclusiveContract):
     @pytest.fixture
     def opened(self, tmp_path: Path) -> Callable[[], Storage]:
         return lambda: FileStorage(tmp_path / "files")
+
+
+class TestS3(StorageContract):
+    @pytest.fixture
+    def opened(self, s3_server: S3Server) -> Callable[[], Storage]:
+        url = s3_server.url(s3_server.bucket())
+        return lambda: S3Storage(url)

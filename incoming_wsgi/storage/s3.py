@@ -1,0 +1,710 @@
+"""Uploads in a bucket of S3, or of something that speaks like it (Ceph RGW): multipart uploads, parts sent meanwhile.
+
+Below the prefix lie
+
+``arriving/{id}``
+    a small JSON object, written once: the multipart upload, how it is cut, and what a registry would have to know.
+``complete/{id}``
+    the target of the multipart upload: it is there when all bytes are.
+``claims/{id}/{part}/…``
+    what is there of a part: ``{epoch}-whole-{etag}`` says that the part was stored and has that ETag; it is empty, but
+    for the first part, whose first bytes it has, since S3 shows nothing of a part;
+    ``{epoch}-{start}-{end}-{nonce}`` is an object with these bytes of it, a piece.
+``claims/{id}/opened/{epoch}-{nonce}``
+    the extents that were recorded when the upload was opened again.
+
+There is no lock that several machines share. So a piece has a name of its own, and of a part it is remembered which
+bytes it had: one that a replaced connection stores again, late, is noticed by its ETag when the upload is completed,
+and the bytes are asked for again. Where claims on the same bytes compete, those do not count that an earlier opening
+has made and not recorded: what was recorded when the next one came is known.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from hashlib import md5
+from io import BufferedReader, RawIOBase
+from typing import BinaryIO, cast
+from urllib.parse import quote, unquote
+from weakref import WeakValueDictionary
+
+from .. import offload
+from ..bulk import Bulk, bulk_of
+from ..errors import Damaged, IncomingError, Unavailable
+from ..extents import Extents
+from ..first_look import LENGTH as FIRST_BYTES
+from ..relocate import RemoteFile
+from ..upload import Upload, is_ticket
+from . import Data, Storage, SyncFailed, Writer
+from .bucket import NONCE, Address, Bucket, doubt
+from .objects import S3Object
+from .parts import Part, Plan
+
+#: Bytes of one upload that a process holds in memory; where parts are large, two of them.
+_ROOM = 64 * 2**20
+
+_PATIENCE = 60.0  # seconds that a writer waits for room
+_REMEMBERED = 1000  # sidecars kept by a process
+
+#: What of an upload is kept beside its bytes: enough to make its record anew.
+_RECORD = (
+    *("app", "owner", "created_with", "protocol", "created_at", "length", "max_length", "fingerprint"),
+    *("filename_from_browser", "part_of", "target", "base_url", "secret", "remove_file_when_finished", "event_id"),
+)
+_RECORD_MAPS = ("metadata", "client_metadata", "notes")
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """How an upload is stored; never changed.
+
+    :ivar multipart: the id of the multipart upload; empty for a file without a byte.
+    :ivar nonce: what the complete object bears.
+    """
+
+    multipart: str
+    nonce: str
+    plan: Plan
+
+    def to_json(self, upload: Upload) -> bytes:
+        record = {name: getattr(upload, name) for name in _RECORD}
+        record |= {name: dict(getattr(upload, name)) for name in _RECORD_MAPS}
+        about = {
+            "version": 1,
+            "multipart": self.multipart,
+            "nonce": self.nonce,
+            "part_size": self.plan.part_size,
+            "length": self.plan.length,
+        }
+        return json.dumps({**about, "upload": record}).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Sidecar:
+        """:raises Damaged: it is none of ours."""
+        try:
+            about = json.loads(text)
+            return cls(about["multipart"], about["nonce"], Plan(about["part_size"], about["length"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged("What is stored about this upload can't be read.") from error
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That bytes of a part are there: all of them, as S3 knows them by ``etag``, or the piece ``[start, end)``.
+
+    :ivar epoch: of the opening that they came by.
+    """
+
+    key: str
+    epoch: int
+    start: int
+    end: int
+    etag: str = ""
+
+    @classmethod
+    def of(cls, key: str, part: Part) -> Claim:
+        epoch, first, rest = key.rpartition("/")[2].split("-", 2)
+        if first == "whole":
+            return cls(key, int(epoch), part.start, part.end, unquote(rest))
+        return cls(key, int(epoch), int(first), min(part.end, int(rest.partition("-")[0])))
+
+    @property
+    def is_piece(self) -> bool:
+        return not self.etag
+
+
+class S3Storage(Storage):
+    """:param url: as :class:`~.bucket.Address` reads it. Nothing is opened before it is needed.
+
+    :raises ValueError: the URL can't be understood.
+    """
+
+    reads_arriving = False
+    is_durable = True
+    kind = "s3"
+
+    def __init__(self, url: str) -> None:
+        address = Address.of(url)
+        self._bucket = Bucket(address)
+        self._part_size = address.part_size
+        self._sidecars: OrderedDict[str, Sidecar] = OrderedDict()
+        self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
+
+    # -- arriving -------------------------------------------------------------------------------------------
+
+    def create(self, upload: Upload) -> None:
+        key = _key("arriving", upload)
+        try:
+            self._bucket.head(key)
+        except FileNotFoundError:
+            self._create(upload, key)
+
+    def _create(self, upload: Upload, key: str) -> None:
+        """Of several that do this at once, the first one wins: the others let go of what they have begun."""
+        target, nonce = _key("complete", upload), secrets.token_hex(8)
+        plan = Plan.of(upload.length, self._part_size)
+        multipart = "" if upload.length == 0 else self._bucket.begin(target, Metadata={NONCE: nonce})
+        try:
+            self._bucket.put(key, Sidecar(multipart, nonce, plan).to_json(upload), only_new=True)
+        except FileExistsError:
+            if multipart and self._sidecar(upload).multipart != multipart:
+                self._bucket.abort(target, multipart)
+
+    def opened(self, upload: Upload) -> None:
+        if upload.epoch > 1:
+            key = f"{_key('claims', upload)}/opened/{upload.epoch:010d}-{secrets.token_hex(4)}"
+            self._bucket.put(key, upload.extents.to_json().encode())
+
+    def open(self, upload: Upload) -> Writer:
+        is_known = _key("arriving", upload) in self._sidecars
+        parts = self._parts(upload, self._remembered(upload))
+        if not is_known and upload.extents.ranges:
+            parts.refuse_holes(upload.extents)
+        room = self._rooms.get(upload.id) or self._rooms.setdefault(upload.id, Room(parts.plan))
+        return S3Writer(parts, room)
+
+    @contextmanager
+    def keeping_whole(self, upload: Upload) -> Iterator[Callable[[Bulk], None]]:
+        """At once to its last place. It counts only if the record that follows says so: an opening that comes before
+        that one begins anew, and what it completes takes the place of this.
+        """
+        yield lambda data: self._put_whole(upload, b"".join(data.blocks()))
+
+    def _put_whole(self, upload: Upload, data: bytes) -> None:
+        key = _key("complete", upload)
+        try:
+            self._bucket.put(key, data, only_new=True, Metadata={NONCE: "whole"})
+        except FileExistsError:
+            # Said before, by us if its answer was lost, or by somebody who died before it was recorded.
+            if self._bucket.get(key) != data:
+                raise
+
+    def sync(self, upload: Upload) -> None:
+        """What a writer has said is safe has been so from then on."""
+
+    def read(self, upload: Upload) -> BinaryIO:
+        """Of an upload that is complete; S3 shows nothing of an unfinished one."""
+        return cast("BinaryIO", self._bucket.open(_key("complete", upload)))
+
+    def first_bytes(self, upload: Upload, size: int) -> bytes:
+        with suppress(FileNotFoundError), self.read(upload) as file:
+            return BufferedReader(cast("RawIOBase", file)).read(size)  # what it reads at once may be less
+        return self._parts(upload, self._remembered(upload)).first_bytes(size)
+
+    # -- complete -------------------------------------------------------------------------------------------
+
+    def join(self, upload: Upload, parts: Sequence[Upload]) -> None:
+        for part in parts:
+            try:
+                self.complete(part)
+            except SyncFailed as error:  # nobody could send it again
+                raise Damaged(str(error)) from error
+        self.create(upload)
+        whole = self._parts(upload, self._sidecar(upload))
+        claims = whole.claims()
+        sources = _Sources(self._bucket, parts)
+        for piece in whole.plan.parts(upload.length or 0):
+            if not claims[piece.number]:
+                whole.put_part(piece, sources.read(piece))
+
+    def complete(self, upload: Upload) -> str:
+        key = _key("complete", upload)
+        try:
+            sidecar = self._sidecar(upload)
+        except FileNotFoundError:
+            self._refuse_other_object(upload, "")
+        else:
+            self._complete(upload, sidecar)
+        return self._url(key)
+
+    def _complete(self, upload: Upload, sidecar: Sidecar) -> None:
+        key = _key("complete", upload)
+        if upload.length is None:
+            raise Damaged("The length of this upload is not known.")
+        try:
+            if upload.length:
+                self._finish(upload, sidecar, upload.length)
+            else:
+                self._bucket.put(key, b"", Metadata={NONCE: sidecar.nonce})
+        except FileNotFoundError:
+            pass  # somebody was faster, or an answer was lost: what is there decides
+        self._refuse_other_object(upload, sidecar.nonce)
+        with suppress(IncomingError):  # else a later look finds it
+            self._clear(upload)
+
+    def _finish(self, upload: Upload, sidecar: Sidecar, length: int) -> None:
+        """:raises FileNotFoundError: there is no multipart upload (any more)."""
+        key, parts = _key("complete", upload), self._parts(upload, sidecar)
+        claims = parts.claims()
+        stored = self._bucket.parts(key, sidecar.multipart)  # after the claims, which are made after the parts
+        parts.refuse_holes(Extents().add(0, length), claims)
+        etags = {}
+        for part in sidecar.plan.parts(length):
+            etags[part.number] = parts.settled(claims[part.number])
+            if not etags[part.number]:
+                etags[part.number] = parts.compose(part)
+            elif etags[part.number] != stored.get(part.number):
+                raise doubt()
+        self._bucket.finish(key, sidecar.multipart, etags)
+
+    def _refuse_other_object(self, upload: Upload, nonce: str) -> None:
+        """:raises Damaged: the complete object is not there, or not what it should be."""
+        try:
+            about = self._bucket.head(_key("complete", upload))
+        except FileNotFoundError:
+            raise Damaged("The stored bytes of this upload are gone.") from None
+        size, known_by = int(about["ContentLength"]), about.get("Metadata", {}).get(NONCE, nonce)
+        if size != upload.length or (nonce and known_by != nonce):
+            raise Damaged(f"Of {upload.length} bytes that had arrived, {size} are stored.")
+
+    def locate(self, upload: Upload) -> str | None:
+        key = _key("complete", upload)
+        try:
+            self._bucket.head(key)
+        except FileNotFoundError:
+            return None
+        return self._url(key)
+
+    def remote(self, upload: Upload) -> RemoteFile:
+        return S3Object(self._bucket, _key("complete", upload))
+
+    def _url(self, key: str) -> str:
+        return f"s3://{self._bucket.name}/{self._bucket.full(key)}"
+
+    # -- end ------------------------------------------------------------------------------------------------
+
+    def remove(self, upload: Upload) -> None:
+        self._bucket.delete([_key("complete", upload)])
+        self._clear(upload)
+
+    def _clear(self, upload: Upload) -> None:
+        """Whatever there is besides the complete object; the sidecar last, so that who dies in between is noticed."""
+        self._sidecars.pop(_key("arriving", upload), None)
+        self._bucket.abort_all(_key("complete", upload))
+        for folder in ("claims", "arriving"):
+            self._bucket.delete(stored.key for stored in self._bucket.list(f"{folder}/{upload.id}"))
+
+    def arriving_since(self, age: float) -> Iterator[str]:
+        for stored in self._bucket.list("arriving/"):
+            upload_id = stored.key.removeprefix("arriving/").partition(".")[0]
+            if is_ticket(upload_id) and _age(stored.modified) >= age:
+                claims = self._bucket.list(f"claims/{upload_id}")
+                if all(_age(claim.modified) >= age for claim in claims):
+                    yield upload_id
+
+    def quarantine(self, upload_id: str) -> None:
+        """By its sidecar: bytes of a multipart upload can't be moved. Back in ``arriving`` it could go on."""
+        for stored in list(self._bucket.list(f"arriving/{upload_id}")):
+            self._bucket.put(stored.key.replace("arriving/", "quarantine/", 1), self._bucket.get(stored.key))
+            self._bucket.delete([stored.key])
+            self._sidecars.pop(stored.key, None)
+
+    # -- what is there --------------------------------------------------------------------------------------
+
+    def _sidecar(self, upload: Upload) -> Sidecar:
+        return Sidecar.from_json(self._bucket.get(_key("arriving", upload)))
+
+    def _remembered(self, upload: Upload) -> Sidecar:
+        """Sidecars never change: one that was read may be used until the upload ends."""
+        key = _key("arriving", upload)
+        sidecar = self._sidecars.get(key)
+        if sidecar is None:
+            sidecar = self._sidecars[key] = self._sidecar(upload)
+            while len(self._sidecars) > _REMEMBERED:
+                self._sidecars.popitem(last=False)
+        return sidecar
+
+    def _parts(self, upload: Upload, sidecar: Sidecar) -> _Parts:
+        return _Parts(self._bucket, upload, sidecar)
+
+
+class _Parts:
+    """The parts of one upload, as they are stored.
+
+    :param upload: with the epoch that bytes are stored under.
+    """
+
+    def __init__(self, bucket: Bucket, upload: Upload, sidecar: Sidecar) -> None:
+        self.plan = sidecar.plan
+        self._bucket = bucket
+        self._sidecar = sidecar
+        self._epoch = upload.epoch
+        self._length = upload.length
+        self._target = f"complete/{upload.id}"
+        self._folder = f"{_key('claims', upload)}/"
+
+    # -- storing --------------------------------------------------------------------------------------------
+
+    def put(self, part: Part, start: int, data: bytearray) -> str:
+        """Store bytes of a part, so that another machine could go on with them; the key of the claim."""
+        if len(data) == len(part):
+            return self._whole(part, self.put_part(part, data))
+        name = f"{self._epoch:010d}-{start:020d}-{start + len(data):020d}-{secrets.token_hex(4)}"
+        key = f"{self._folder}{part.number:05d}/{name}"
+        self._bucket.put(key, data)
+        return key
+
+    def drop(self, claims: Iterable[str]) -> None:
+        self._bucket.delete(claims)
+
+    def _whole(self, part: Part, etag: str) -> str:
+        return f"{self._folder}{part.number:05d}/{self._epoch:010d}-whole-{quote(etag, safe='')}"
+
+    def put_part(self, part: Part, data: bytearray) -> str:
+        """Store a whole part; its ETag."""
+        try:
+            etag = self._bucket.put_part(self._target, self._sidecar.multipart, part.number, data)
+        except NotImplementedError:  # some servers take no part twice; the same bytes are as good
+            etag = self._bucket.parts(self._target, self._sidecar.multipart).get(part.number, "")
+            if etag != md5(data, usedforsecurity=False).hexdigest():
+                raise Unavailable("The server's storage can't take these bytes again.", retry_after=5) from None
+        self._bucket.put(self._whole(part, etag), b"" if part.start else bytes(data[:FIRST_BYTES]))
+        return etag
+
+    def compose(self, part: Part) -> str:
+        """Make a part of its pieces, which then go; its ETag. Where that has been done already, nothing else happens.
+
+        :raises SyncFailed: nobody knows which bytes count.
+        """
+        while True:
+            claims = self._claims_of(part)
+            with suppress(_PieceGone):  # somebody else was faster; now the part is there as a whole
+                etag = self.settled(claims) or self.put_part(part, self._composed(part, claims))
+                self._bucket.delete(claim.key for claim in claims if claim.is_piece)
+                return etag
+
+    def _composed(self, part: Part, claims: list[Claim]) -> bytearray:
+        if any(not claim.is_piece for claim in claims):
+            claims = self._counting(claims)
+        data = self._put_together(part, claims) or self._put_together(part, self._counting(claims))
+        if data is None:
+            raise doubt()
+        return data
+
+    def _put_together(self, part: Part, claims: Iterable[Claim]) -> bytearray | None:
+        """The bytes of a part from its pieces; ``None`` where they do not agree.
+
+        :raises Damaged: they leave a hole.
+        """
+        data, covered = bytearray(len(part)), Extents()
+        for claim in sorted((claim for claim in claims if claim.is_piece), key=lambda claim: claim.start):
+            piece = self._piece(claim)
+            for gap, stop in covered.missing(claim.start, claim.end):
+                data[gap - part.start : stop - part.start] = piece[gap - claim.start : stop - claim.start]
+            if data[claim.start - part.start : claim.end - part.start] != piece:
+                return None
+            covered = covered.add(claim.start, claim.end)
+        if not covered.contains(part.start, part.end):
+            raise Damaged("Some bytes of this file that had arrived are not stored.")
+        return data
+
+    def first_bytes(self, size: int) -> bytes:
+        """Of the first part, which may be there as a whole or in pieces.
+
+        :raises FileNotFoundError, Damaged: less is there.
+        :raises SyncFailed: nobody knows which bytes count.
+        """
+        first = self._part(1)
+        head = replace(first, end=min(first.end, size))
+        while True:
+            claims = self._claims_of(first)
+            with suppress(_PieceGone):  # a moment later the part is there as a whole
+                etag = self.settled(claims)
+                if etag:
+                    return self._bucket.get(next(claim.key for claim in claims if claim.etag == etag))[:size]
+                beginnings = [
+                    replace(claim, end=min(claim.end, head.end)) for claim in claims if claim.start < head.end
+                ]
+                return bytes(self._composed(head, beginnings))
+
+    def _piece(self, claim: Claim) -> bytes:
+        try:
+            return self._bucket.get(claim.key)[: claim.end - claim.start]
+        except FileNotFoundError:
+            raise _PieceGone from None
+
+    # -- what is there --------------------------------------------------------------------------------------
+
+    def claims(self) -> defaultdict[int, list[Claim]]:
+        """By the numbers of the parts."""
+        found: defaultdict[int, list[Claim]] = defaultdict(list)
+        parts: dict[int, Part] = {}
+        for stored in self._bucket.list(self._folder):
+            number = stored.key.removeprefix(self._folder).partition("/")[0]
+            if number.isdecimal():
+                part = parts.get(int(number)) or parts.setdefault(int(number), self._part(int(number)))
+                found[int(number)].append(Claim.of(stored.key, part))
+        return found
+
+    def _claims_of(self, part: Part) -> list[Claim]:
+        return [Claim.of(stored.key, part) for stored in self._bucket.list(f"{self._folder}{part.number:05d}/")]
+
+    def _part(self, number: int) -> Part:
+        part = self.plan.numbered(number)
+        return part if self._length is None else replace(part, end=max(part.start, min(part.end, self._length)))
+
+    def settled(self, claims: list[Claim]) -> str:
+        """The ETag of a part that is there as a whole; else empty.
+
+        :raises SyncFailed: nobody knows which bytes count.
+        """
+        if len(claims) > 1 and any(not claim.is_piece for claim in claims):
+            claims = self._counting(claims)
+        etags = {claim.etag for claim in claims if not claim.is_piece}
+        if len(etags) > 1:
+            raise doubt()
+        return etags.pop() if etags else ""
+
+    def _counting(self, claims: Iterable[Claim]) -> list[Claim]:
+        """Without those that were not recorded when the upload was opened again."""
+        openings: dict[int, Extents] = {}
+        for stored in self._bucket.list(f"{self._folder}opened/"):
+            epoch = int(stored.key.rpartition("/")[2].partition("-")[0])
+            openings[epoch] = Extents.from_json(self._bucket.get(stored.key).decode())
+
+        def counts(claim: Claim) -> bool:
+            later = [epoch for epoch in openings if epoch > claim.epoch]
+            return not later or openings[min(later)].contains(claim.start, claim.end)
+
+        return [claim for claim in claims if counts(claim)]
+
+    def refuse_holes(self, extents: Extents, claims: Mapping[int, list[Claim]] | None = None) -> None:
+        """:raises Damaged: less is stored."""
+        stored = Extents()
+        for found in (self.claims() if claims is None else claims).values():
+            for claim in found:
+                stored = stored.add(claim.start, max(claim.start, claim.end))
+        missing = extents.minus(stored)
+        if missing.ranges:
+            there = extents.received - missing.received
+            raise Damaged(f"Of {extents.received} bytes that had arrived, {there} are stored.")
+
+
+class _PieceGone(Exception):
+    """A piece that had been there a moment before."""
+
+
+class _Sources:
+    """The bytes of complete uploads, one after the other."""
+
+    def __init__(self, bucket: Bucket, uploads: Iterable[Upload]) -> None:
+        self._bucket = bucket
+        self._spans: list[tuple[int, int, str]] = []
+        end = 0
+        for upload in uploads:
+            start, end = end, end + (upload.length or 0)
+            self._spans.append((start, end, _key("complete", upload)))
+
+    def read(self, part: Part) -> bytearray:
+        data = bytearray()
+        for start, end, key in self._spans:
+            first, last = max(start, part.start), min(end, part.end)
+            if first < last:
+                with self._bucket.open(key) as file:
+                    file.seek(first - start)
+                    while first < last and (block := file.read(last - first)):
+                        data += block
+                        first += len(block)
+        if len(data) != len(part):
+            raise Damaged("The parts of this upload are shorter than they were.")
+        return data
+
+
+# -- writing ----------------------------------------------------------------------------------------------------
+
+
+class Room:
+    """The memory that one upload may take in this process, shared by its writers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._most = max(_ROOM, 2 * plan.part_size)
+        self._taken = 0
+        self._change = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """:raises Unavailable: there is none for a while."""
+        deadline = time.monotonic() + _PATIENCE
+        with self._change:
+            # More than there ever is, where parts have grown: one at a time, then.
+            while self._taken and self._taken + size > self._most:
+                if not self._change.wait(deadline - time.monotonic()):
+                    raise Unavailable("The server's storage is slow at the moment.", retry_after=5)
+            self._taken += size
+
+    def give_back(self, size: int) -> None:
+        with self._change:
+            self._taken -= size
+            self._change.notify_all()
+
+
+class _Run:
+    """Bytes that follow one another, of one part, in memory."""
+
+    def __init__(self, part: Part, start: int) -> None:
+        self.part = part
+        self.start = start
+        self.data = bytearray()
+        self.size = part.end - start  # that it may grow to
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.data)
+
+    def take(self, block: memoryview) -> int:
+        taken = min(len(block), self.part.end - self.end)
+        self.data += block[:taken]
+        return taken
+
+
+class S3Writer(Writer):
+    """Gathers bytes that follow one another, and stores them in the background when a part is full."""
+
+    is_durable = True
+
+    def __init__(self, parts: _Parts, room: Room) -> None:
+        self._parts = parts
+        self._room = room
+        self._run: _Run | None = None
+        self._change = threading.Condition()
+        self._flying = 0
+        self._kept = Extents()
+        self._broken: set[Part] = set()  # parts of which we have stored pieces
+        self._claims: list[str] = []  # that nobody has recorded yet
+        self._trouble: IncomingError | None = None
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Nobody is kept out: see the top of this file."""
+        return nullcontext()
+
+    def write(self, position: int, data: Data) -> None:
+        """May wait until there is room in memory."""
+        self._refuse_if_in_trouble()
+        longest = self._parts.plan.length
+        for block in bulk_of(data).blocks():
+            rest = memoryview(block)
+            if longest is not None:
+                rest = rest[: max(0, longest - position)]
+            while len(rest):
+                taken = self._gather(position, rest)
+                position, rest = position + taken, rest[taken:]
+
+    def _gather(self, position: int, block: memoryview) -> int:
+        if self._run is None or self._run.end != position:
+            self._send()
+            self._run = self._begin(position)
+        taken = self._run.take(block)
+        if self._run.end == self._run.part.end:
+            self._send()
+        return taken
+
+    def _begin(self, position: int) -> _Run:
+        run = _Run(self._parts.plan.at(position), position)
+        self._room.take(run.size)
+        return run
+
+    def _send(self) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        with self._change:
+            self._flying += 1
+        offload.background(self._store, run, name="part")
+
+    def _store(self, run: _Run) -> None:
+        trouble: IncomingError | None = None
+        claim = ""
+        try:
+            claim = self._parts.put(run.part, run.start, run.data)
+        except FileNotFoundError:
+            trouble = Unavailable("The place for these bytes is gone.", retry_after=1)
+        except IncomingError as error:
+            trouble = error
+        except Exception:
+            trouble = Unavailable("The server's storage has trouble; what has arrived is kept.", retry_after=5)
+            raise
+        finally:
+            self._room.give_back(run.size)
+            with self._change:
+                self._flying -= 1
+                self._trouble = self._trouble or trouble
+                if claim:
+                    self._claims.append(claim)
+                    self._kept = self._kept.add(run.start, run.end)
+                    if len(run.data) < len(run.part):
+                        self._broken.add(run.part)
+                self._change.notify_all()
+
+    def kept(self, written: Extents) -> Extents:
+        with self._change:
+            return written.minus(written.minus(self._kept))
+
+    def flush(self) -> None:
+        self._send()
+        with self._change:
+            self._change.wait_for(lambda: not self._flying)
+        self._refuse_if_in_trouble()
+
+    def sync(self) -> None:
+        self.flush()
+
+    def discard(self) -> None:
+        self._let_go()
+        with self._change:
+            self._change.wait_for(lambda: not self._flying)
+            claims, self._claims = self._claims, []
+            self._kept, self._broken = Extents(), set()
+        self._parts.drop(claims)
+
+    def recorded(self, upload: Upload) -> None:
+        """Whoever brought the last bytes of a part that came in pieces has it composed."""
+        with self._change:
+            self._claims = []
+            full = [part for part in self._broken if upload.extents.contains(part.start, part.end)]
+            self._broken.difference_update(full)
+        for part in full:
+            offload.background(self._compose, part, name="composition")
+
+    def _compose(self, part: Part) -> None:
+        with suppress(IncomingError, FileNotFoundError):  # else whoever completes the upload does it, or meets it
+            self._room.take(len(part))
+            try:
+                self._parts.compose(part)
+            finally:
+                self._room.give_back(len(part))
+
+    def _refuse_if_in_trouble(self) -> None:
+        if self._trouble is not None:
+            raise self._trouble
+
+    def close(self) -> None:
+        """What was not flushed is dropped; what is on its way goes there, and does not count."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            self._room.give_back(run.size)
+
+
+def _key(folder: str, upload: Upload) -> str:
+    """What came before all bytes were taken back lies elsewhere, so that it can't get among those that come now.
+
+    :raises ValueError: the upload's id is no ticket.
+    """
+    if not is_ticket(upload.id):
+        raise ValueError("not the id of an upload")
+    is_anew = upload.taken_back and folder != "complete"
+    return f"{folder}/{upload.id}.{upload.taken_back}" if is_anew else f"{folder}/{upload.id}"
+
+
+def _age(moment: datetime) -> float:
+    """Seconds since then."""
+    return (datetime.now(timezone.utc) - moment).total_seconds()
