@@ -13,7 +13,8 @@ from .bulk import Bulk
 from .checksums import Expectation
 from .errors import DigestMismatch, IncomingError, Replaced
 from .headers import query_of
-from .receiver import Receiver, Session
+from .receiver import Receiver
+from .session import Session
 from .upload import Upload
 
 _WAIT_FOR_END = 2.0  # seconds that the answer to the last byte waits for the app

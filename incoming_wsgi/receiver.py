@@ -17,8 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from hmac import compare_digest
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from . import events, offload
 from .bulk import Bulk, bulk_of
@@ -34,15 +33,12 @@ from .errors import (
     FileChanged,
     IncomingError,
     NotReady,
-    Replaced,
     TooLarge,
     TooLate,
     Unavailable,
-    Undeliverable,
     UnknownUpload,
     UnsupportedMediaType,
 )
-from .extents import Extents
 from .first_look import LENGTH as FIRST_BYTES
 from .first_look import FirstBytes, is_of_other_kind
 from .handover import Handler, Notice, Outcome, handler_for
@@ -50,7 +46,8 @@ from .kinds import accept_of
 from .outbox import Outbox, is_given_up, later
 from .quotas import Allowance, Quota, Use
 from .registry import Delivery, Registry, Unsubscribe
-from .storage import Data, Storage, SyncFailed, Writer
+from .session import ENDS, Session, refuse_writing
+from .storage import Data, Storage, SyncFailed
 from .terms import Terms, checked_life
 from .turnstile import Turnstile
 from .upload import CLOSED_STATES, MOVES, NOTHING, OPEN_STATES, State, Upload, is_ticket, shortened
@@ -59,21 +56,10 @@ from .watermark import Watermarks
 
 log = logging.getLogger("incoming_wsgi")
 
-#: Bytes and seconds after which arrived bytes are recorded in the middle of a long body.
-_RECORD_BYTES = 16 * 1024 * 1024
-_RECORD_SECONDS = 5.0
-
-#: Bytes where each record is synced. Nobody waits for one before the end of the body, and disks like long writes.
-_SYNC_BYTES = 256 * 1024 * 1024
-
-#: Bytes after which the disk may begin with what will be synced.
-_HASTEN_BYTES = 8 * 1024 * 1024
+T = TypeVar("T")
 
 #: Uploads that one upload may be joined from. Clients that send parts have as many as they have connections.
 _MOST_PARTS = 1000
-
-#: Separate ranges that one upload may consist of. Honest clients have a handful of lanes.
-_MOST_EXTENTS = 1000
 
 #: Why an upload has expired whose ticket had an end.
 _TIME_IS_OVER = "The time for this upload is over."
@@ -369,48 +355,48 @@ class Receiver:
         :raises OverQuota: too much is open already.
         :raises Forbidden, UnsupportedMediaType: the ticket, or the app, does not allow it.
         """
-        for _ in range(_CONFLICTS):
-            upload = self._known(upload_id)
-            self._refuse_if_over(upload)
-            self._refuse_other_file(upload, length, fingerprint)
-            if upload.state not in OPEN_STATES:
-                return None
-            file = _File(length, name, fingerprint, protocol, is_creation, client_metadata or {}, notes or {})
-            self._refuse_by_terms(upload, file.name, file.client_metadata)
-            try:
-                opened = self._opened(upload, State.RECEIVING, file)
-                saved = self.registry.save(upload, opened, quotas=self._quotas(opened))
-            except Conflict:
-                continue
-            if not saved.received:
-                self._storage(saved).create(saved)
-            self._storage(saved).opened(saved)
-            if self._fsync and not saved.received:
-                self._storage(saved).sync(saved)
-            self._settle()
-            session = self._session(saved)
-            try:
-                if not saved.part_of and self._storage(saved).reads_arriving:
-                    self._digests.start(saved)
-            except BaseException:
-                session.close()
-                raise
-            return session
-        raise Unavailable("Too many connections want this upload at once.", retry_after=1)
+        file = _File(length, name, fingerprint, protocol, is_creation, client_metadata or {}, notes or {})
+        claimed = _insist(lambda: self._claim(upload_id, file))
+        if claimed is None:
+            return None
+        storage = self._storage(claimed)
+        if not claimed.received:
+            storage.create(claimed)
+        storage.opened(claimed)
+        if self._fsync and not claimed.received:
+            storage.sync(claimed)
+        self._settle()
+        session = self._session(claimed)
+        try:
+            if not claimed.part_of and storage.reads_arriving:
+                self._digests.start(claimed)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def _claim(self, upload_id: str, file: _File) -> Upload | None:
+        upload = self._known(upload_id)
+        self._refuse_if_over(upload)
+        self._refuse_other_file(upload, file.length, file.fingerprint)
+        if upload.state not in OPEN_STATES:
+            return None
+        self._refuse_by_terms(upload, file.name, file.client_metadata)
+        opened = self._opened(upload, State.RECEIVING, file)
+        return self.registry.save(upload, opened, quotas=self._quotas(opened))
 
     def shut_out(self, upload_id: str) -> Upload:
         """End whatever writes to an upload: the offset that this gives stays, until the next opening."""
-        for _ in range(_CONFLICTS):
+
+        def attempt() -> Upload:
             upload = self.status(upload_id)
             if upload.state not in OPEN_STATES or not upload.session:
                 return upload
-            try:
-                saved = self.registry.save(upload, replace(upload, epoch=upload.epoch + 1, session=""))
-            except Conflict:
-                continue
-            self._settle()
-            return saved
-        raise Unavailable("Too many connections want this upload at once.", retry_after=1)
+            return self.registry.save(upload, replace(upload, epoch=upload.epoch + 1, session=""))
+
+        upload = _insist(attempt)
+        self._settle()
+        return upload
 
     def take_whole(
         self, upload_id: str, data: Data, *, name: str, fingerprint: str = "", protocol: str = "incoming"
@@ -465,7 +451,6 @@ class Receiver:
         return upload.to(
             state,
             epoch=upload.epoch + 1,
-            session=secrets.token_urlsafe(16),
             client=upload.client or self._visitor.client,
             protocol=file.protocol,
             created_with=upload.created_with or (file.protocol if file.is_creation else ""),
@@ -475,7 +460,7 @@ class Receiver:
             client_metadata=upload.client_metadata or dict(file.client_metadata),
             notes=upload.notes or dict(file.notes),
             active_at=self.registry.now(),
-            **changes,
+            **{"session": secrets.token_urlsafe(16), **changes},
         )
 
     def session(self, upload_id: str, token: str) -> Session:
@@ -527,51 +512,47 @@ class Receiver:
         self._roll_forward_in_background(saved)
         return saved
 
-    def join(self, upload_id: str, part_ids: Sequence[str], **opening: Any) -> Upload:
+    def join(
+        self,
+        upload_id: str,
+        part_ids: Sequence[str],
+        *,
+        name: str = "",
+        protocol: str = "incoming",
+        client_metadata: Mapping[str, str] | None = None,
+        notes: Mapping[str, str] | None = None,
+    ) -> Upload:
         """Make an upload of its parts, in order; in the background, as :meth:`complete`. Saying it twice does no harm.
 
         :param part_ids: each made by :meth:`create_part` for this upload, and complete; a part may come more than once.
-        :param opening: ``name``, ``protocol``, ``client_metadata`` and ``notes``, as for :meth:`open`.
+        :param name: like the rest, as for :meth:`open`.
         :raises BadRequest: something is no part of this upload, or there are none.
         :raises NotReady: bytes of a part are missing.
         :raises AlreadyComplete: it has bytes of its own, or was made of other parts.
         :raises TooLarge: all together they are longer than the ticket, or the app, allows.
         :raises Cancelled: the file is not welcome.
         """
-        for _ in range(_CONFLICTS):
-            upload = self._known(upload_id)
-            self._refuse_if_over(upload)
-            if upload.parts == tuple(part_ids) and upload.parts:
-                return upload
-            if upload.state not in OPEN_STATES or upload.received or upload.parts:
-                raise AlreadyComplete
-            length = self._joined_length(upload, part_ids)
-            self._refuse_other_file(upload, length, "")
-            self._refuse_by_terms(upload, opening["name"], opening["client_metadata"])
-            if self._is_to_be_seen(upload):
-                upload = self._look_at(upload, [self._known(part_id) for part_id in part_ids])
-            joining = upload.to(
-                State.JOINING,
-                epoch=upload.epoch + 1,
-                session="",
-                holder=self.registry.holder,
-                parts=tuple(part_ids),
-                length=length,
-                protocol=opening["protocol"],
-                created_with=upload.created_with or opening["protocol"],
-                filename_from_browser=upload.filename_from_browser or opening["name"],
-                client_metadata=upload.client_metadata or dict(opening["client_metadata"]),
-                notes=upload.notes or dict(opening["notes"]),
-                active_at=self.registry.now(),
-            )
-            try:
-                saved = self.registry.save(upload, joining)
-            except Conflict:
-                continue
-            self._settle()
-            self._roll_forward_in_background(saved)
-            return saved
-        raise Unavailable("Too many connections want this upload at once.", retry_after=1)
+        file = _File(None, name, "", protocol, True, client_metadata or {}, notes or {})
+        return _insist(lambda: self._begin_to_join(upload_id, tuple(part_ids), file))
+
+    def _begin_to_join(self, upload_id: str, part_ids: tuple[str, ...], file: _File) -> Upload:
+        upload = self._known(upload_id)
+        self._refuse_if_over(upload)
+        if upload.parts == part_ids and part_ids:
+            return upload
+        if upload.state not in OPEN_STATES or upload.received or upload.parts:
+            raise AlreadyComplete
+        length = self._joined_length(upload, part_ids)
+        self._refuse_other_file(upload, length, "")
+        self._refuse_by_terms(upload, file.name, file.client_metadata)
+        if self._is_to_be_seen(upload):
+            upload = self._look_at(upload, [self._known(part_id) for part_id in part_ids])
+        whole = replace(file, length=length)
+        joining = self._opened(upload, State.JOINING, whole, session="", holder=self.registry.holder, parts=part_ids)
+        saved = self.registry.save(upload, joining)
+        self._settle()
+        self._roll_forward_in_background(saved)
+        return saved
 
     def _joined_length(self, whole: Upload, part_ids: Sequence[str]) -> int:
         parts = {part.id: part for part in self.registry.parts_of(whole.id)}
@@ -597,37 +578,35 @@ class Receiver:
         :raises UnknownUpload, Cancelled, Expired, Damaged, Undeliverable: there is nothing to renew.
         :raises AlreadyComplete: it needs none.
         """
-        for _ in range(_CONFLICTS):
+
+        def attempt() -> Upload:
             upload = self.status(upload_id, app)
             self._refuse_if_over(upload)
             if upload.state not in OPEN_STATES:
                 raise AlreadyComplete
             now = self.registry.now()
             expires_at = upload.expires_at if expires_in is None else now + checked_life(expires_in)
-            try:
-                saved = self.registry.save(upload, replace(upload, active_at=now, expires_at=expires_at))
-            except Conflict:
-                continue
-            self._settle()
-            return saved
-        raise Unavailable("This upload is changing too fast.", retry_after=1)
+            return self.registry.save(upload, replace(upload, active_at=now, expires_at=expires_at))
+
+        renewed = _insist(attempt)
+        self._settle()
+        return renewed
 
     def done(self, upload_id: str, app: str | None = None) -> Upload:
         """The app has the file (``finish_upload``); may come before its own ``wait`` is heard, and more than once.
 
         :raises NotReady: the file is not being handed over.
         """
-        for _ in range(_CONFLICTS):
+
+        def attempt() -> Upload:
             upload = self.status(upload_id, app)
             if upload.state is State.FINISHED:
                 return upload
             if State.FINISHED not in _moves(upload):
                 raise NotReady
-            try:
-                return self._finish(upload, self.registry.due(upload.id))
-            except Conflict:
-                continue
-        raise Unavailable("This upload is changing too fast.", retry_after=1)
+            return self._finish(upload, self.registry.due(upload.id))
+
+        return _insist(attempt)
 
     def retry(self, upload_id: str) -> Upload:
         """Hand a file over again that nobody took (an operator's command).
@@ -1025,25 +1004,26 @@ class Receiver:
         """:param if_idle: whether one that expires may live on if bytes are just coming.
         :returns: the upload as it has ended now; ``None`` where it had ended, or lives on.
         """
-        if_nothing_came = state is State.EXPIRED and if_idle
-        for _ in range(_CONFLICTS):
-            if upload.state in (State.CANCELLED, State.EXPIRED):
-                return None
-            if state not in _moves(upload):
-                raise TooLate
-            after = upload.to(state, reason=reason, active_at=self.registry.now())
-            kind = "cancelled" if state is State.CANCELLED else "expired"
-            row = self._delivery(after, kind) if not after.part_of else None
+        if state is State.EXPIRED and if_idle:
             try:
-                saved = self.registry.save(upload, after, enqueue=row, if_nothing_came=if_nothing_came)
+                return self._record_this_end(upload, state, reason, if_nothing_came=True)
             except Conflict:
-                upload = self.status(upload.id)
-                if if_nothing_came:
-                    return None  # it has come to life
-                continue
-            self._digests.drop(upload.id)
-            return saved
-        raise Unavailable("This upload is changing too fast.", retry_after=1)
+                return None  # it has come to life
+        return _insist(lambda: self._record_this_end(self.status(upload.id), state, reason))
+
+    def _record_this_end(
+        self, upload: Upload, state: State, reason: str, *, if_nothing_came: bool = False
+    ) -> Upload | None:
+        if upload.state in (State.CANCELLED, State.EXPIRED):
+            return None
+        if state not in _moves(upload):
+            raise TooLate
+        after = upload.to(state, reason=reason, active_at=self.registry.now())
+        kind = "cancelled" if state is State.CANCELLED else "expired"
+        row = self._delivery(after, kind) if not after.part_of else None
+        saved = self.registry.save(upload, after, enqueue=row, if_nothing_came=if_nothing_came)
+        self._digests.drop(upload.id)
+        return saved
 
     def _move(self, upload: Upload, state: State, **changes: object) -> Upload:
         return self.registry.save(upload, upload.to(state, **changes))
@@ -1188,7 +1168,7 @@ class Receiver:
             self._refuse_if_over(current)
 
     def _refuse_if_over(self, upload: Upload) -> None:
-        error = _OVER.get(upload.state)
+        error = ENDS.get(upload.state)
         if error is not None:
             raise error(upload.public_reason)
         if upload.expires_at and upload.state in OPEN_STATES and upload.expires_at <= self.registry.now():
@@ -1247,167 +1227,6 @@ class Receiver:
         return max(0.0, min(ends_at, upload.expires_at or ends_at) - self.registry.now())
 
 
-class Session:
-    """One lane of the client that owns an upload: writes bytes and records them as safe.
-
-    A session is used by one thread at a time; a client's lanes have one each, with the same token.
-
-    :param arrived: is told when more of the upload is safe.
-    :param limit: bytes that may come while the length is unknown.
-    :param fsync: whether only that counts as safe which a power cut can't take.
-    """
-
-    def __init__(
-        self,
-        upload: Upload,
-        registry: Registry,
-        writer: Writer,
-        arrived: Callable[[Upload], None],
-        limit: float,
-        *,
-        fsync: bool,
-    ) -> None:
-        self.closed: Callable[[], None] = _nothing
-        self.upload = upload
-        self._registry = registry
-        self._writer = writer
-        self._arrived = arrived
-        self._limit = limit
-        self._fsync = fsync
-        self._pending = Extents()  # written, but not recorded yet
-        self._unhastened = Extents()  # written, and not on its way to the disk
-        self._recorded_at = time.monotonic()
-
-    @property
-    def token(self) -> str:
-        return self.upload.session
-
-    @property
-    def splices(self) -> bool:
-        """Whether bytes in a pipe are welcome."""
-        return self._writer.splices
-
-    def write(self, position: int, data: Data) -> None:
-        """Store ``data`` from byte ``position`` on. Bytes that are safe already are not written again.
-
-        :raises TooLarge: it goes beyond the length; nothing was stored.
-        :raises Replaced: another opening owns the upload now.
-        :raises NoSpace, Unavailable: nothing of it counts as arrived; trying again later may help.
-        """
-        bulk = bulk_of(data)
-        end = position + len(bulk)
-        with self._writer.exclusive():
-            # Within the lock: nobody can make bytes safe between this look and our writing beside them.
-            current = self._current()
-            longest = self._limit if current.length is None else current.length
-            if end > longest:
-                raise TooLarge(f"These bytes end at {end}; {longest} are allowed.")
-            for start, stop in current.extents.missing(position, end):
-                self._writer.write(start, bulk.part(start - position, stop - position))
-        self._pending = self._pending.add(position, end)
-        if self._fsync:
-            self._hasten(position, end)
-
-    def _hasten(self, start: int, end: int) -> None:
-        self._unhastened = self._unhastened.add(start, end)
-        if self._unhastened.received >= _HASTEN_BYTES:
-            for first, last in self._unhastened.ranges:
-                self._writer.hasten(first, last - first)
-            self._unhastened = Extents()
-
-    def sync_if_due(self, *, idle: bool = False, seconds: float | None = None) -> None:
-        """:meth:`sync` every few MiB or seconds: when this process is killed, no more than that is lost.
-
-        :param idle: whether there is nothing else to do.
-        """
-        size = _SYNC_BYTES if self._fsync else _RECORD_BYTES
-        seconds = _RECORD_SECONDS if seconds is None else seconds
-        if idle:
-            self.sync()
-        elif self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
-            self._record_kept()
-
-    def sync(self) -> Upload:
-        """Record what was written. Only what :meth:`sync` has returned for may be acknowledged.
-
-        :raises Replaced: another opening owns the upload now.
-        :raises NoSpace, Unavailable: nothing of it counts as arrived; an opening, later, may help.
-        """
-        try:
-            self._writer.flush()
-        finally:
-            self._record_kept()
-        return self.upload
-
-    def _record_kept(self) -> None:
-        kept = self._writer.kept(self._pending)
-        self._pending = self._pending.minus(kept)
-        if kept.ranges:
-            self._record(kept)
-            self._writer.recorded(self.upload)
-            if events.is_anybody_listening():
-                events.count("arrived", kept.received)
-            self._arrived(self.upload)
-        self._recorded_at = time.monotonic()
-
-    def _record(self, pending: Extents) -> None:
-        synced = self._fsync or self._writer.is_durable
-        if self._fsync and not self._writer.is_durable:
-            self._writer.sync()
-        for start, end in pending.ranges:
-            try:
-                with self._writer.exclusive():  # nobody may be writing there, having seen that it is not safe yet
-                    self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=synced)
-            except Conflict:
-                self._current()
-                raise Replaced from None
-        if self._fsync:
-            self._registry.sync()
-
-    def declare_length(self, length: int) -> Upload:
-        """Record the length, now that it is known; after :meth:`sync`.
-
-        :raises FileChanged: another one was recorded before.
-        :raises Replaced: another opening owns the upload now.
-        """
-        current = self._current()
-        if current.length not in (None, length) or length < current.extents.end:
-            raise FileChanged(f"The length is {current.length or current.extents.end} bytes, not {length}.")
-        try:
-            self.upload = self._registry.save(current, replace(current, length=length))
-        except Conflict:
-            raise Replaced from None
-        if self._fsync:
-            self._registry.sync()
-        return self.upload
-
-    def discard(self) -> None:
-        """Let what was written since the last :meth:`sync` not count; it will be written over."""
-        self._pending = Extents()
-        self._writer.discard()
-
-    def close(self) -> None:
-        """Let go of the storage; unrecorded bytes do not count."""
-        self._writer.close()
-        closed, self.closed = self.closed, _nothing
-        closed()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _current(self) -> Upload:
-        current = self._registry.get(self.upload.id)
-        if current is None:
-            raise UnknownUpload
-        refuse_writing(current, self.token)
-        if len(current.extents.ranges) > _MOST_EXTENTS:
-            raise BadRequest("The bytes of this upload arrive in too many separate pieces.")
-        return current
-
-
 def _tell_of_move(before: Upload | None, after: Upload) -> None:
     is_small = before is not None and (before.state, before.epoch) == (after.state, after.epoch)
     if is_small or not events.is_wanted():
@@ -1432,33 +1251,20 @@ def _tell_of_move(before: Upload | None, after: Upload) -> None:
     )
 
 
-def _nothing() -> None:
-    pass
-
-
-def refuse_writing(upload: Upload, token: str) -> None:
-    """Raise what stands against writing to an upload with a session token, if anything does."""
-    if upload.state in _OVER:
-        raise _OVER[upload.state](upload.public_reason)
-    if upload.is_to_be_reopened:
-        raise Unavailable("Some bytes of this upload are needed again: open it anew.", retry_after=1)
-    if not compare_digest(upload.session.encode(), token.encode()) or not token:
-        raise Replaced
-    if upload.state not in OPEN_STATES:
-        raise AlreadyComplete
-
-
 #: States that a process holds an upload in while it works on it.
 _HELD_STATES = frozenset({State.JOINING, State.COMPLETING})
-
-#: What is said of uploads that are over, and not well.
-_OVER: Mapping[State, type[IncomingError]] = {
-    State.CANCELLED: Cancelled,
-    State.EXPIRED: Expired,
-    State.DAMAGED: Damaged,
-    State.UNDELIVERABLE: Undeliverable,
-}
 
 
 def _moves(upload: Upload) -> frozenset[State]:
     return MOVES[upload.state]
+
+
+def _insist(attempt: Callable[[], T]) -> T:
+    """What an attempt gives; it is made again while somebody else moves the same upload.
+
+    :raises Unavailable: there is no end of that.
+    """
+    for _ in range(_CONFLICTS):
+        with suppress(Conflict):
+            return attempt()
+    raise Unavailable("This upload is changing too fast.", retry_after=1)

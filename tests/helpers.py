@@ -16,9 +16,10 @@ from incoming_wsgi import receiver
 from incoming_wsgi.bulk import Piped, bulk_of, pipes
 from incoming_wsgi.handover import Handler, Notice, Outcome
 from incoming_wsgi.quotas import Allowance
-from incoming_wsgi.receiver import App, OnFirstBytes, Patience, Receiver, Session
+from incoming_wsgi.receiver import App, OnFirstBytes, Patience, Receiver
 from incoming_wsgi.registry import sqlite
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
+from incoming_wsgi.session import Session
 from incoming_wsgi.storage import Storage
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import State, Upload

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from incoming_wsgi import receiver as module
+from incoming_wsgi import session as session_module
 from incoming_wsgi.errors import (
     AlreadyComplete,
     BadRequest,
@@ -37,7 +38,7 @@ from incoming_wsgi.errors import (
 )
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.handover import Notice, Outcome
-from incoming_wsgi.receiver import Session
+from incoming_wsgi.session import Session
 from incoming_wsgi.storage import Data
 from incoming_wsgi.storage.files import FileWriter
 from incoming_wsgi.upload import State, Upload
@@ -431,7 +432,7 @@ def test_a_long_body_is_recorded_on_its_way(
         session.write(0, b"123")
         session.sync_if_due()
         assert engine.receiver.status(ticket).received == 0
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(session_module, name, value)
         session.write(3, b"4567890")
         session.sync_if_due()
         assert engine.receiver.status(ticket).received == 10
@@ -441,8 +442,8 @@ def test_a_body_that_is_synced_goes_to_the_disk_while_it_comes(tmp_path: Path, m
     """And is recorded when it has come: each record in between would have to wait for the disk."""
     begun: list[tuple[int, int]] = []
     monkeypatch.setattr(FileWriter, "hasten", lambda _, position, length: begun.append((position, length)))
-    monkeypatch.setattr(module, "_HASTEN_BYTES", 5)
-    monkeypatch.setattr(module, "_RECORD_BYTES", 1)
+    monkeypatch.setattr(session_module, "_HASTEN_BYTES", 5)
+    monkeypatch.setattr(session_module, "_RECORD_BYTES", 1)
     for fsync in (False, True):
         engine = Engine(tmp_path / str(fsync), fsync=fsync)
         with engine.open(engine.ticket(), 12) as session:

@@ -29,8 +29,9 @@ from ..errors import (
 )
 from ..headers import query_of
 from ..intake import Body, Door, complete, status_of, store, with_patience
-from ..receiver import Receiver, refuse_writing
+from ..receiver import Receiver
 from ..responses import json_response
+from ..session import refuse_writing
 from ..upload import Upload
 
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")

@@ -34,8 +34,9 @@ from ..errors import (
 from ..filenames import name_in_disposition
 from ..intake import Body, Door, complete, status_of, store
 from ..interop import Interop, interop_of
-from ..receiver import Receiver, Session
+from ..receiver import Receiver
 from ..responses import json_response
+from ..session import Session
 from ..upload import OPEN_STATES, PROMISE, State, Upload
 
 _PARTIAL = "application/partial-upload"

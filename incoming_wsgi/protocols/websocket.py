@@ -33,7 +33,8 @@ from ..errors import (
     Unavailable,
     Undeliverable,
 )
-from ..receiver import Receiver, Session
+from ..receiver import Receiver
+from ..session import Session
 from ..storage import Data
 from ..upload import State, Upload, shortened
 

@@ -22,8 +22,8 @@ from typing import Any, Literal
 from incoming_wsgi import digests, receiver, watermark
 from incoming_wsgi.errors import NotReady
 from incoming_wsgi.handover import CallableHandler, FinishedUpload
-from incoming_wsgi.receiver import Session
 from incoming_wsgi.registry import sqlite
+from incoming_wsgi.session import Session
 from incoming_wsgi.upload import OPEN_STATES, State, Upload
 from tests.helpers import Engine, write_by_turns
 from tests.support.waiting import eventually

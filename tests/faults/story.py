@@ -31,9 +31,9 @@ from incoming_wsgi.errors import (
     TooLate,
 )
 from incoming_wsgi.handover import CallableHandler, FinishedUpload
-from incoming_wsgi.receiver import Session
 from incoming_wsgi.registry import redis
 from incoming_wsgi.registry.redis import RedisRegistry
+from incoming_wsgi.session import Session
 from incoming_wsgi.upload import State, Upload
 from tests.helpers import CLOCKED, Clock, Engine, write_by_turns
 from tests.support.waiting import eventually

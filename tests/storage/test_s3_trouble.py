@@ -12,7 +12,7 @@ import pytest
 
 from incoming_wsgi.errors import IncomingError
 from incoming_wsgi.extents import Extents
-from incoming_wsgi.receiver import Session
+from incoming_wsgi.session import Session
 from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.storage.s3 import S3Storage
 from incoming_wsgi.upload import State, Upload

@@ -34,11 +34,17 @@ GUNICORN: Mapping[str, tuple[str, ...]] = {
 OTHERS = ("pywsgi", "werkzeug", "waitress", "cheroot")
 
 
+_given: set[int] = set()  # ports: what is to listen there may not do so yet when the next one is asked for
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 class Process:

@@ -1,0 +1,229 @@
+"""A client's way into an upload: bytes at any position, and the record of those that are safe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from hmac import compare_digest
+
+from . import events
+from .bulk import bulk_of
+from .errors import (
+    AlreadyComplete,
+    BadRequest,
+    Cancelled,
+    Conflict,
+    Damaged,
+    Expired,
+    FileChanged,
+    IncomingError,
+    Replaced,
+    TooLarge,
+    Unavailable,
+    Undeliverable,
+    UnknownUpload,
+)
+from .extents import Extents
+from .registry import Registry
+from .storage import Data, Writer
+from .upload import OPEN_STATES, State, Upload
+
+#: Bytes and seconds after which arrived bytes are recorded in the middle of a long body.
+_RECORD_BYTES = 16 * 1024 * 1024
+_RECORD_SECONDS = 5.0
+
+#: Bytes where each record is synced. Nobody waits for one before the end of the body, and disks like long writes.
+_SYNC_BYTES = 256 * 1024 * 1024
+
+#: Bytes after which the disk may begin with what will be synced.
+_HASTEN_BYTES = 8 * 1024 * 1024
+
+#: Separate ranges that one upload may consist of. Honest clients have a handful of lanes.
+_MOST_EXTENTS = 1000
+
+
+#: What is said of uploads that are over, and not well.
+ENDS: Mapping[State, type[IncomingError]] = {
+    State.CANCELLED: Cancelled,
+    State.EXPIRED: Expired,
+    State.DAMAGED: Damaged,
+    State.UNDELIVERABLE: Undeliverable,
+}
+
+
+class Session:
+    """One lane of the client that owns an upload: writes bytes and records them as safe.
+
+    A session is used by one thread at a time; a client's lanes have one each, with the same token.
+
+    :param arrived: is told when more of the upload is safe.
+    :param limit: bytes that may come while the length is unknown.
+    :param fsync: whether only that counts as safe which a power cut can't take.
+    """
+
+    def __init__(
+        self,
+        upload: Upload,
+        registry: Registry,
+        writer: Writer,
+        arrived: Callable[[Upload], None],
+        limit: float,
+        *,
+        fsync: bool,
+    ) -> None:
+        self.closed: Callable[[], None] = _nothing
+        self.upload = upload
+        self._registry = registry
+        self._writer = writer
+        self._arrived = arrived
+        self._limit = limit
+        self._fsync = fsync
+        self._pending = Extents()  # written, but not recorded yet
+        self._unhastened = Extents()  # written, and not on its way to the disk
+        self._recorded_at = time.monotonic()
+
+    @property
+    def token(self) -> str:
+        return self.upload.session
+
+    @property
+    def splices(self) -> bool:
+        """Whether bytes in a pipe are welcome."""
+        return self._writer.splices
+
+    def write(self, position: int, data: Data) -> None:
+        """Store ``data`` from byte ``position`` on. Bytes that are safe already are not written again.
+
+        :raises TooLarge: it goes beyond the length; nothing was stored.
+        :raises Replaced: another opening owns the upload now.
+        :raises NoSpace, Unavailable: nothing of it counts as arrived; trying again later may help.
+        """
+        bulk = bulk_of(data)
+        end = position + len(bulk)
+        with self._writer.exclusive():
+            # Within the lock: nobody can make bytes safe between this look and our writing beside them.
+            current = self._current()
+            longest = self._limit if current.length is None else current.length
+            if end > longest:
+                raise TooLarge(f"These bytes end at {end}; {longest} are allowed.")
+            for start, stop in current.extents.missing(position, end):
+                self._writer.write(start, bulk.part(start - position, stop - position))
+        self._pending = self._pending.add(position, end)
+        if self._fsync:
+            self._hasten(position, end)
+
+    def _hasten(self, start: int, end: int) -> None:
+        self._unhastened = self._unhastened.add(start, end)
+        if self._unhastened.received >= _HASTEN_BYTES:
+            for first, last in self._unhastened.ranges:
+                self._writer.hasten(first, last - first)
+            self._unhastened = Extents()
+
+    def sync_if_due(self, *, idle: bool = False, seconds: float | None = None) -> None:
+        """:meth:`sync` every few MiB or seconds: when this process is killed, no more than that is lost.
+
+        :param idle: whether there is nothing else to do.
+        """
+        size = _SYNC_BYTES if self._fsync else _RECORD_BYTES
+        seconds = _RECORD_SECONDS if seconds is None else seconds
+        if idle:
+            self.sync()
+        elif self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
+            self._record_kept()
+
+    def sync(self) -> Upload:
+        """Record what was written. Only what :meth:`sync` has returned for may be acknowledged.
+
+        :raises Replaced: another opening owns the upload now.
+        :raises NoSpace, Unavailable: nothing of it counts as arrived; an opening, later, may help.
+        """
+        try:
+            self._writer.flush()
+        finally:
+            self._record_kept()
+        return self.upload
+
+    def _record_kept(self) -> None:
+        kept = self._writer.kept(self._pending)
+        self._pending = self._pending.minus(kept)
+        if kept.ranges:
+            self._record(kept)
+            self._writer.recorded(self.upload)
+            if events.is_anybody_listening():
+                events.count("arrived", kept.received)
+            self._arrived(self.upload)
+        self._recorded_at = time.monotonic()
+
+    def _record(self, pending: Extents) -> None:
+        synced = self._fsync or self._writer.is_durable
+        if self._fsync and not self._writer.is_durable:
+            self._writer.sync()
+        for start, end in pending.ranges:
+            try:
+                with self._writer.exclusive():  # nobody may be writing there, having seen that it is not safe yet
+                    self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=synced)
+            except Conflict:
+                self._current()
+                raise Replaced from None
+        if self._fsync:
+            self._registry.sync()
+
+    def declare_length(self, length: int) -> Upload:
+        """Record the length, now that it is known; after :meth:`sync`.
+
+        :raises FileChanged: another one was recorded before.
+        :raises Replaced: another opening owns the upload now.
+        """
+        current = self._current()
+        if current.length not in (None, length) or length < current.extents.end:
+            raise FileChanged(f"The length is {current.length or current.extents.end} bytes, not {length}.")
+        try:
+            self.upload = self._registry.save(current, replace(current, length=length))
+        except Conflict:
+            raise Replaced from None
+        if self._fsync:
+            self._registry.sync()
+        return self.upload
+
+    def discard(self) -> None:
+        """Let what was written since the last :meth:`sync` not count; it will be written over."""
+        self._pending = Extents()
+        self._writer.discard()
+
+    def close(self) -> None:
+        """Let go of the storage; unrecorded bytes do not count."""
+        self._writer.close()
+        closed, self.closed = self.closed, _nothing
+        closed()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _current(self) -> Upload:
+        current = self._registry.get(self.upload.id)
+        if current is None:
+            raise UnknownUpload
+        refuse_writing(current, self.token)
+        if len(current.extents.ranges) > _MOST_EXTENTS:
+            raise BadRequest("The bytes of this upload arrive in too many separate pieces.")
+        return current
+
+
+def _nothing() -> None:
+    pass
+
+
+def refuse_writing(upload: Upload, token: str) -> None:
+    """Raise what stands against writing to an upload with a session token, if anything does."""
+    if upload.state in ENDS:
+        raise ENDS[upload.state](upload.public_reason)
+    if upload.is_to_be_reopened:
+        raise Unavailable("Some bytes of this upload are needed again: open it anew.", retry_after=1)
+    if not compare_digest(upload.session.encode(), token.encode()) or not token:
+        raise Replaced
+    if upload.state not in OPEN_STATES:
+        raise AlreadyComplete
