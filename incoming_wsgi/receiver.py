@@ -781,16 +781,21 @@ class Receiver:
 
     def _roll_forward(self, upload: Upload, step: Callable[[Upload], None]) -> None:
         try:
+            self._take_step(upload, step)
+        except IncomingError as error:
+            log.warning("upload %s can't be completed yet: %s", shortened(upload.id), error)
+            with suppress(IncomingError):  # where nothing can be recorded: this process sweeps up after itself
+                self._save_quietly(upload, replace(upload, holder=""))  # the next sweep tries again
+        finally:
+            self._completing.discard(upload.id)
+
+    def _take_step(self, upload: Upload, step: Callable[[Upload], None]) -> None:
+        try:
             step(upload)
         except SyncFailed as error:
             self._take_back(upload, str(error), start_anew=bool(error.facts.get("start_anew")))
         except (Damaged, EOFError, FileNotFoundError) as error:
             self._give_up_as_damaged(upload, error)
-        except IncomingError as error:
-            log.warning("upload %s can't be completed yet: %s", shortened(upload.id), error)
-            self._save_quietly(upload, replace(upload, holder=""))  # the next sweep tries again
-        finally:
-            self._completing.discard(upload.id)
 
     def _join(self, upload: Upload) -> None:
         """Only when all is on the disk, and recorded so, do the parts go."""

@@ -267,6 +267,33 @@ def test_completing_twice_is_one_handover(engine: Engine, other: Engine) -> None
     assert len(engine.app.notices) == 1
 
 
+def test_no_records_for_a_while(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While an upload is completed; not even that it is given up for now can be recorded."""
+    ticket = engine.ticket()
+    with engine.open(ticket, len(DATA)) as session:
+        session.write(0, DATA)
+        whole = session.sync()
+
+    def refuse(*_: object, **__: object) -> Upload:
+        raise Unavailable
+
+    def lose_the_registry(_: Upload) -> None:
+        monkeypatch.setattr(engine.registry, "save", refuse)
+
+    monkeypatch.setattr(engine.storage, "sync", lose_the_registry)
+    engine.receiver.complete(whole)
+    eventually(lambda: not engine.receiver._completing)
+    assert engine.state(ticket) is State.COMPLETING
+    assert "can't be completed yet" in caplog.text
+    assert "stopped with an error" not in caplog.text
+    monkeypatch.undo()
+    engine.receiver.sweep()
+    engine.start()
+    assert engine.until(ticket, State.FINISHED).sha256 == DIGEST
+
+
 def test_completing_too_early(engine: Engine) -> None:
     ticket = engine.ticket()
     with engine.open(ticket, 10) as session:
