@@ -18,10 +18,10 @@ from .bulk import NOTHING, PIECE, Blocks, Bulk, Piped
 from .errors import TooSlow
 from .sockets import Inlet, stop_reading
 
-log = logging.getLogger("incoming_wsgi")
-
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+log = logging.getLogger("incoming_wsgi")
 
 #: Seconds after which what has come is given away, however little it is, be it nothing.
 _LONGEST_WAIT = 2.0
