@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Requests that may wait at the same time under a server with threads whose number can't be seen.
 _UNKNOWN_POOL = 2
 
+#: Kinds of ``wsgi.input``, as :func:`_kind_of` tells them.
+_GUNICORN_BODY, _PYWSGI_BODY, _WERKZEUG_BODY = "gunicorn.http.body.Body", "gevent.pywsgi.Input", "_io.BufferedReader"
+
 
 # -- the socket -------------------------------------------------------------------------------------------------
 
@@ -164,13 +167,18 @@ def take_body(environ: WSGIEnvironment, length: int) -> RawBody | None:
     """
     if environ.get("SERVER_PROTOCOL") not in ("HTTP/1.1", "HTTP/1.0"):
         return None  # HTTP/2: other requests' frames lie between
-    kind = type(environ["wsgi.input"])
-    adapter = _BODIES.get(f"{kind.__module__}.{kind.__name__}")
+    adapter = _BODIES.get(_kind_of(environ))
     if adapter is None:
         return None  # another server, or somebody has wrapped it to see the bytes
     with contextlib.suppress(AttributeError, KeyError):
         return adapter(environ, length)
     return None
+
+
+def _kind_of(environ: WSGIEnvironment) -> str:
+    """The full name of the class of ``wsgi.input``: by it the server is known, and that nobody has wrapped it."""
+    kind = type(environ["wsgi.input"])
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def _take_gunicorn_body(environ: WSGIEnvironment, length: int) -> RawBody | None:
@@ -211,11 +219,11 @@ def _take_werkzeug_body(environ: WSGIEnvironment, length: int) -> RawBody | None
     return RawBody(sock, held, lambda _: None)  # it closes the connection after each request
 
 
-#: By the class of ``wsgi.input``.
+#: By :func:`_kind_of`.
 _BODIES: Mapping[str, Callable[[WSGIEnvironment, int], RawBody | None]] = {
-    "gunicorn.http.body.Body": _take_gunicorn_body,
-    "gevent.pywsgi.Input": _take_pywsgi_body,
-    "_io.BufferedReader": _take_werkzeug_body,
+    _GUNICORN_BODY: _take_gunicorn_body,
+    _PYWSGI_BODY: _take_pywsgi_body,
+    _WERKZEUG_BODY: _take_werkzeug_body,
 }
 
 
@@ -223,10 +231,9 @@ def trailers(environ: WSGIEnvironment) -> Callable[[], dict[str, str]] | None:
     """What has followed the body in chunked coding (RFC 9112, section 7.1.2), by name in small letters, once the body
     has been read to its end; ``None`` where the server drops it, as all but gunicorn do.
     """
-    body = environ["wsgi.input"]
-    kind = type(body)
-    if f"{kind.__module__}.{kind.__name__}" != "gunicorn.http.body.Body":
+    if _kind_of(environ) != _GUNICORN_BODY:
         return None
+    body = environ["wsgi.input"]
 
     def told() -> dict[str, str]:
         request = getattr(body.reader, "req", None)  # there only in chunked coding
@@ -240,9 +247,7 @@ def may_hide_a_length(environ: WSGIEnvironment) -> bool:
 
     Such a connection must be closed (RFC 9112, section 6.1). gevent's own server drops the length without a word.
     """
-    kind = type(environ["wsgi.input"])
-    is_pywsgi = f"{kind.__module__}.{kind.__name__}" == "gevent.pywsgi.Input"
-    return is_pywsgi and "HTTP_TRANSFER_ENCODING" in environ
+    return _kind_of(environ) == _PYWSGI_BODY and "HTTP_TRANSFER_ENCODING" in environ
 
 
 # -- the server -------------------------------------------------------------------------------------------------
