@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -378,15 +379,9 @@ class Frontend:
                 client=network_of(environ),
                 address=environ.get("REMOTE_ADDR") or "",
                 cookies=environ.get("HTTP_COOKIE", ""),
-                may_open=self._opening_of(environ) if self._gatekeeper is not None else None,
+                may_open=partial(self._gatekeeper, Request(environ)) if self._gatekeeper is not None else None,
             )
         )
-
-    def _opening_of(self, environ: WSGIEnvironment) -> Callable[[Upload], bool]:
-        def may_open(upload: Upload) -> bool:
-            return self._gatekeeper is None or bool(self._gatekeeper(Request(environ), upload))
-
-        return may_open
 
     def _known(self, upload_id: str, receiver: Receiver) -> Upload | None:
         try:
