@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from .. import offload
 from ..errors import IncomingError
+from .subscribers import Subscribers
 
 log = logging.getLogger("incoming_wsgi")
 
@@ -32,7 +32,7 @@ class Push:
     def __init__(self, listen: Callable[[], AbstractContextManager[Next]]) -> None:
         self._listen = listen
         self._guard = threading.Lock()
-        self._subscribers: dict[str, list[Callable[[], None]]] = defaultdict(list)
+        self._subscribers = Subscribers()
         self._listening = False
         self._closed = False
 
@@ -44,31 +44,21 @@ class Push:
                     first = connection.enter_context(self._listen())
                     offload.background(self._run, first, connection.pop_all(), name="push")
                 self._listening = True
-            self._subscribers[key].append(changed)
-        return lambda: self._unsubscribe(key, changed)
+            return self._subscribers.add(key, changed)
 
     def notify(self, key: str) -> None:
         """Call everyone who waits for ``key``."""
-        for changed in tuple(self._subscribers.get(key, ())):
-            changed()
+        self._subscribers.notify(key)
 
     def close(self) -> None:
         self._closed = True
-
-    def _unsubscribe(self, key: str, changed: Callable[[], None]) -> None:
-        with self._guard:
-            waiting = self._subscribers.get(key, [])
-            if changed in waiting:
-                waiting.remove(changed)
-            if not waiting:
-                self._subscribers.pop(key, None)
 
     def _run(self, first: Next, connection: ExitStack) -> None:
         with self._outlived(), connection:
             self._hear(first)
         while not self._closed:
             with self._outlived(), self._listen() as following:
-                self._notify_all()
+                self._subscribers.notify_all()
                 self._hear(following)
 
     @contextmanager
@@ -81,7 +71,7 @@ class Push:
                 return
             if not isinstance(error, IncomingError):
                 log.exception("changes by other processes could not be heard of; connecting again")
-            self._notify_all()  # they look for themselves meanwhile
+            self._subscribers.notify_all()  # they look for themselves meanwhile
             time.sleep(_PAUSE)
 
     def _hear(self, following: Next) -> None:
@@ -89,7 +79,3 @@ class Push:
             key = following(_QUIET)
             if key is not None:
                 self.notify(key)
-
-    def _notify_all(self) -> None:
-        for key in tuple(self._subscribers):
-            self.notify(key)

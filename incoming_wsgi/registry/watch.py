@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from .. import offload
+from .subscribers import Subscribers
 
 log = logging.getLogger("incoming_wsgi")
 
@@ -25,7 +25,7 @@ class Watch:
     def __init__(self, poll: Poll) -> None:
         self._poll = poll
         self._guard = threading.Lock()
-        self._subscribers: dict[str, list[Callable[[], None]]] = defaultdict(list)
+        self._subscribers = Subscribers()
         self._polling = False
         self._closed = False
 
@@ -36,24 +36,14 @@ class Watch:
                 mark, _ = self._poll(-1)
                 offload.background(self._run, mark, name="watch")
                 self._polling = True
-            self._subscribers[key].append(changed)
-        return lambda: self._unsubscribe(key, changed)
+            return self._subscribers.add(key, changed)
 
     def notify(self, key: str) -> None:
         """Call everyone who waits for ``key``."""
-        for changed in tuple(self._subscribers.get(key, ())):
-            changed()
+        self._subscribers.notify(key)
 
     def close(self) -> None:
         self._closed = True
-
-    def _unsubscribe(self, key: str, changed: Callable[[], None]) -> None:
-        with self._guard:
-            waiting = self._subscribers.get(key, [])
-            if changed in waiting:
-                waiting.remove(changed)
-            if not waiting:
-                self._subscribers.pop(key, None)
 
     def _run(self, mark: int) -> None:
         last_wanted = time.monotonic()
