@@ -304,9 +304,7 @@ class Exchange:
 
     def _refuse_over(self, upload: Upload) -> Upload:
         """:raises Cancelled, Expired, Damaged, Undeliverable: it is over, and not well."""
-        if upload.phase in ("cancelled", "failed"):
-            self._receiver.open(upload.id)
-        return upload
+        return self._receiver.standing(upload.id) if upload.phase in ("cancelled", "failed") else upload
 
     def _refuse_stray_fields(self) -> None:
         headers = self._request.headers
