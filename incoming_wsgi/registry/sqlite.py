@@ -38,10 +38,10 @@ from .watch import Watch
 
 log = logging.getLogger("incoming_wsgi")
 
-#: Raised with every change of the tables; a file with a newer one is refused.
-SCHEMA_VERSION = 4
-
-_SCHEMA = """
+#: What makes a file of a version (the key) one of the next; an empty file has version 0. These stay as they are: a
+#: change of the tables is one more.
+_MIGRATIONS = {
+    0: """
 CREATE TABLE uploads (
     id TEXT PRIMARY KEY, state TEXT NOT NULL, version INTEGER NOT NULL, app TEXT NOT NULL,
     protocol TEXT NOT NULL, created_at REAL NOT NULL, active_at REAL NOT NULL, epoch INTEGER NOT NULL,
@@ -49,43 +49,20 @@ CREATE TABLE uploads (
     filename_from_browser TEXT NOT NULL, metadata TEXT NOT NULL, target TEXT NOT NULL, base_url TEXT NOT NULL,
     secret TEXT NOT NULL, remove_file_when_finished INTEGER NOT NULL, dest_type TEXT NOT NULL, holder TEXT NOT NULL,
     event_id TEXT NOT NULL, sha256 TEXT NOT NULL, location TEXT NOT NULL, moved_to TEXT NOT NULL, reason TEXT NOT NULL,
-    change INTEGER NOT NULL,
-    synced TEXT NOT NULL DEFAULT '[]', boot_id TEXT NOT NULL DEFAULT '', taken_back INTEGER NOT NULL DEFAULT 0,
-    owner TEXT NOT NULL DEFAULT '', created_with TEXT NOT NULL DEFAULT '', client_metadata TEXT NOT NULL DEFAULT '{}',
-    notes TEXT NOT NULL DEFAULT '{}', part_of TEXT NOT NULL DEFAULT '', parts TEXT NOT NULL DEFAULT '[]',
-    client TEXT NOT NULL DEFAULT '', accept TEXT NOT NULL DEFAULT '', expires_at REAL NOT NULL DEFAULT 0,
-    max_connections INTEGER NOT NULL DEFAULT 0, bound_cookie TEXT NOT NULL DEFAULT '',
-    bound_network TEXT NOT NULL DEFAULT '', was_seen INTEGER NOT NULL DEFAULT 0,
-    trail TEXT NOT NULL DEFAULT ''
+    change INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX uploads_by_change ON uploads (change);
 CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
-CREATE INDEX uploads_by_whole ON uploads (part_of) WHERE part_of != '';
-CREATE INDEX uploads_by_owner ON uploads (app, owner)
-    WHERE owner != '' AND state IN ('waiting', 'receiving', 'paused');
-CREATE INDEX uploads_by_client ON uploads (app, client)
-    WHERE client != '' AND state IN ('waiting', 'receiving', 'paused');
-CREATE INDEX uploads_all_here ON uploads (active_at) WHERE state IN ('waiting', 'receiving', 'paused')
-    AND extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END;
-CREATE INDEX uploads_by_expiry ON uploads (expires_at)
-    WHERE expires_at > 0 AND state IN ('waiting', 'receiving', 'paused');
-CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (
     event_id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, app TEXT NOT NULL, kind TEXT NOT NULL, handler TEXT NOT NULL,
     attempt INTEGER NOT NULL, due_at REAL NOT NULL, created_at REAL NOT NULL, holder TEXT NOT NULL, error TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX outbox_by_due ON outbox (app, due_at);
 CREATE INDEX outbox_by_upload ON outbox (upload_id);
-CREATE TABLE digests (
-    upload_id TEXT PRIMARY KEY, position INTEGER NOT NULL, state BLOB NOT NULL, boot_id TEXT NOT NULL DEFAULT ''
-) WITHOUT ROWID;
+CREATE TABLE digests (upload_id TEXT PRIMARY KEY, position INTEGER NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE counter (change INTEGER NOT NULL);
 INSERT INTO counter VALUES (0);
-CREATE TABLE clock (boot_id TEXT NOT NULL, base REAL NOT NULL, latest REAL NOT NULL);
-"""
-
-#: What makes a file of an older version (the key) one of the next.
-_MIGRATIONS = {
+""",
     1: """
 ALTER TABLE uploads ADD COLUMN synced TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE uploads ADD COLUMN boot_id TEXT NOT NULL DEFAULT '';
@@ -123,6 +100,9 @@ CREATE INDEX uploads_by_expiry ON uploads (expires_at)
 CREATE TABLE rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID;
 """,
 }
+
+#: The version of the tables that this package knows; a file with a newer one is refused.
+SCHEMA_VERSION = len(_MIGRATIONS)
 
 #: As the indexes have it, word for word: else SQLite would not see that they serve.
 _IS_OPEN = "state IN ('waiting', 'receiving', 'paused')"
@@ -690,10 +670,9 @@ class SQLiteRegistry(Registry):
             raise RuntimeError(
                 f"{self._path} was written by a newer incoming_wsgi (schema {version}, this one knows {SCHEMA_VERSION})"
             )
-        if version == 0:
-            self._writer.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
-        for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
-            self._writer.executescript(f"BEGIN;{_MIGRATIONS[older]}PRAGMA user_version = {older + 1};COMMIT;")
+        if version < SCHEMA_VERSION:
+            steps = "".join(_MIGRATIONS[older] for older in range(version, SCHEMA_VERSION))
+            self._writer.executescript(f"BEGIN;{steps}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
 
 
 def _sync_file(path: str) -> None:

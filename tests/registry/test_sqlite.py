@@ -5,8 +5,9 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +16,7 @@ from incoming_wsgi.extents import Extents
 from incoming_wsgi.quotas import Rate, Scope
 from incoming_wsgi.registry import Delivery, from_url
 from incoming_wsgi.registry import sqlite as module
-from incoming_wsgi.registry.sqlite import _IS_OPEN, _OF_SCOPE, SCHEMA_VERSION, SQLiteRegistry
+from incoming_wsgi.registry.sqlite import _IS_OPEN, _MIGRATIONS, _OF_SCOPE, SCHEMA_VERSION, SQLiteRegistry
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
 
@@ -407,22 +408,62 @@ def test_after_a_power_cut_all_hand_overs_are_due(boots: Callable[[str], SQLiteR
     assert after.lease("app", ("callable",), after.now()) is not None
 
 
-ADDED_IN_3 = ("owner", "created_with", "client_metadata", "notes", "part_of", "parts")
-ADDED_IN_4 = ("client", "accept", "expires_at", "max_connections", "bound_cookie", "bound_network", "was_seen", "trail")
+#: As it was written once; such files are about.
+FIRST_SCHEMA = """
+CREATE TABLE uploads (
+    id TEXT PRIMARY KEY, state TEXT NOT NULL, version INTEGER NOT NULL, app TEXT NOT NULL,
+    protocol TEXT NOT NULL, created_at REAL NOT NULL, active_at REAL NOT NULL, epoch INTEGER NOT NULL,
+    session TEXT NOT NULL, length INTEGER, max_length INTEGER, extents TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    filename_from_browser TEXT NOT NULL, metadata TEXT NOT NULL, target TEXT NOT NULL, base_url TEXT NOT NULL,
+    secret TEXT NOT NULL, remove_file_when_finished INTEGER NOT NULL, dest_type TEXT NOT NULL, holder TEXT NOT NULL,
+    event_id TEXT NOT NULL, sha256 TEXT NOT NULL, location TEXT NOT NULL, moved_to TEXT NOT NULL, reason TEXT NOT NULL,
+    change INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX uploads_by_change ON uploads (change);
+CREATE INDEX uploads_by_idleness ON uploads (state, active_at);
+CREATE TABLE outbox (
+    event_id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, app TEXT NOT NULL, kind TEXT NOT NULL, handler TEXT NOT NULL,
+    attempt INTEGER NOT NULL, due_at REAL NOT NULL, created_at REAL NOT NULL, holder TEXT NOT NULL, error TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX outbox_by_due ON outbox (app, due_at);
+CREATE INDEX outbox_by_upload ON outbox (upload_id);
+CREATE TABLE digests (upload_id TEXT PRIMARY KEY, position INTEGER NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE counter (change INTEGER NOT NULL);
+INSERT INTO counter VALUES (0);
+"""
 
 
-def test_a_file_of_the_first_schema_is_taken_over(path: Path, tmp_path: Path) -> None:
-    """With all that is in it; what it calls safe was so by its own rules."""
-    SQLiteRegistry(path).close()
+def file_of_version(path: Path, version: int) -> sqlite3.Connection:
+    path.parent.mkdir(exist_ok=True)
     db = sqlite3.connect(path)
-    db.executescript(
-        "DROP INDEX uploads_by_whole; DROP INDEX uploads_by_owner; DROP INDEX uploads_by_client;"
-        "DROP INDEX uploads_by_expiry; DROP INDEX uploads_all_here;"
-    )
-    db.execute("DROP TABLE rates")
-    for column in ("synced", "boot_id", "taken_back", *ADDED_IN_3, *ADDED_IN_4):
-        db.execute(f"ALTER TABLE uploads DROP COLUMN {column}")
-    db.executescript("ALTER TABLE digests DROP COLUMN boot_id; DROP TABLE clock; PRAGMA user_version = 1;")
+    db.executescript(FIRST_SCHEMA)
+    for older in range(1, version):
+        db.executescript(_MIGRATIONS[older])
+    db.execute(f"PRAGMA user_version = {version}")
+    return db
+
+
+def tables(path: Path) -> tuple[list[Any], list[Any]]:
+    """What a file consists of: its tables and indexes as they were written, and the columns as SQLite takes them."""
+    with closing(sqlite3.connect(path)) as db:
+        made = db.execute("SELECT name, sql FROM sqlite_master WHERE sql != '' ORDER BY name").fetchall()
+        columns = [db.execute(f"PRAGMA table_info({name})").fetchall() for name, _ in made]
+    return [(name, sql.split()) for name, sql in made], columns
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_an_old_file_becomes_like_a_new_one(path: Path, tmp_path: Path, version: int) -> None:
+    old = tmp_path / "old.sqlite3"
+    file_of_version(old, version).close()
+    for each in (old, path):
+        SQLiteRegistry(each).close()
+    assert len(tables(path)[0]) > 6
+    assert tables(old) == tables(path)
+
+
+def test_a_file_of_the_first_schema_is_taken_over(path: Path) -> None:
+    """With all that is in it; what it calls safe was so by its own rules."""
+    db = file_of_version(path, 1)
     values = [(upload := Upload()).id, "receiving", 0, "app", "incoming", 1.0, 1.0, 1, "token", 10, None, "[[0,5]]"]
     values += ["", "", "{}", "", "", "", 1, "file", "", "", "", "", "", "", 1]
     db.execute(f"INSERT INTO uploads VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 (only marks)
