@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from incoming_wsgi import receiver
 from incoming_wsgi.bulk import Piped, bulk_of, pipes
+from incoming_wsgi.frontend import Manners
 from incoming_wsgi.handover import Handler, Notice, Outcome
+from incoming_wsgi.protocols.websocket import Window
 from incoming_wsgi.quotas import Allowance
 from incoming_wsgi.receiver import App, OnFirstBytes, Patience, Receiver
 from incoming_wsgi.registry import sqlite
@@ -199,6 +202,21 @@ class Engine:
 
     def complete(self, ticket: str) -> Path:
         return self.folder / "complete" / ticket
+
+
+def manners(**changes: Any) -> Manners:
+    """Those of a browsers' door that lets any file in."""
+    usual = Manners(
+        allow_origins=(),
+        public_url="",
+        chunk_size=65536,
+        window=Window(65536, 4),
+        lanes=4,
+        websocket=True,
+        max_length=2**40,
+        receive_timeout=5.0,
+    )
+    return replace(usual, **changes)
 
 
 class Child:

@@ -19,13 +19,13 @@ from incoming_wsgi import channel as channel_module
 from incoming_wsgi import frontend as module
 from incoming_wsgi import servers
 from incoming_wsgi.channel import Channel, handshake
-from incoming_wsgi.frontend import Dialogue, Frontend, Manners, Permit
+from incoming_wsgi.frontend import Dialogue, Frontend, Permit
 from incoming_wsgi.middleware import route
 from incoming_wsgi.protocols.websocket import LONGEST_TEXT, Conversation, Window
 from incoming_wsgi.servers import Connection
 from incoming_wsgi.upload import State, Upload
 
-from .helpers import NOBODYS, Engine
+from .helpers import NOBODYS, Engine, manners
 
 FOREIGN = "https://pages.example"
 DATA = b"0123456789"
@@ -35,17 +35,7 @@ class Door:
     """The front end's door over HTTP."""
 
     def __init__(self, engine: Engine, permit: Permit | None = None, **changes: Any) -> None:
-        manners: dict[str, Any] = {
-            "allow_origins": (),
-            "public_url": "",
-            "chunk_size": 65536,
-            "window": Window(65536, 4),
-            "lanes": 4,
-            "websocket": True,
-            "max_length": 2**40,
-            "receive_timeout": 5.0,
-        }
-        self.frontend = Frontend(lambda: engine.receiver, Manners(**{**manners, **changes}), permit)
+        self.frontend = Frontend(lambda: engine.receiver, manners(**changes), permit)
         self.web = TestApp(self.wsgi)
         self.ticket = engine.ticket()
         self.path = f"/p/frontend/uploads/{self.ticket}"

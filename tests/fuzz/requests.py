@@ -11,11 +11,10 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from incoming_wsgi.backend import Backend, Client
-from incoming_wsgi.frontend import Frontend, Manners
+from incoming_wsgi.frontend import Frontend
 from incoming_wsgi.middleware import route
-from incoming_wsgi.protocols.websocket import Window
 from incoming_wsgi.targets import FinishHosts
-from tests.helpers import Engine
+from tests.helpers import Engine, manners
 
 from .choices import Choices
 from .engines import Forgetful, give_up
@@ -87,17 +86,7 @@ class RequestsTarget:
         self._engine.start()
         self._ticket, self._uses = self._engine.ticket(), 0
         self._session = ""
-        manners = Manners(
-            allow_origins=("https://other.example",),
-            public_url="",
-            chunk_size=65536,
-            window=Window(65536, 4),
-            lanes=4,
-            websocket=True,
-            max_length=2**40,
-            receive_timeout=5.0,
-        )
-        self._frontend = Frontend(lambda: self._engine.receiver, manners)
+        self._frontend = Frontend(lambda: self._engine.receiver, manners(allow_origins=("https://other.example",)))
         hosts = FinishHosts(allowed=(), path=True, prefix="/p")
         self._backend = Backend(lambda: self._engine.receiver, [Client("app", "key", hosts)])
         self.done = 0

@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 
 from webob import Request, Response
 
-from incoming_wsgi.frontend import Frontend, Manners, Permit
+from incoming_wsgi.frontend import Frontend, Permit
 from incoming_wsgi.middleware import route
-from incoming_wsgi.protocols.websocket import Window
 
-from ..helpers import Engine
+from ..helpers import Engine, manners
 
 UPLOADS = "/p/frontend/uploads"
 BYTES = "application/offset+octet-stream"
@@ -41,21 +40,11 @@ class Dripping(io.RawIOBase):
 
 
 class Client:
-    """:param manners: changes of those of the door."""
+    """:param changes: of the door's manners."""
 
-    def __init__(self, engine: Engine, permit: Permit | None = None, **manners: Any) -> None:
+    def __init__(self, engine: Engine, permit: Permit | None = None, **changes: Any) -> None:
         self.engine = engine
-        given: dict[str, Any] = {
-            "allow_origins": (),
-            "public_url": "",
-            "chunk_size": 65536,
-            "window": Window(65536, 4),
-            "lanes": 4,
-            "websocket": True,
-            "max_length": 2**40,
-            "receive_timeout": 5.0,
-        }
-        self.frontend = Frontend(lambda: engine.receiver, Manners(**{**given, **manners}), permit)
+        self.frontend = Frontend(lambda: engine.receiver, manners(**changes), permit)
 
     def wsgi(self, environ: Any, start_response: Any) -> Any:
         return route(environ, start_response, "/p", self.frontend, None)
