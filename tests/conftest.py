@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from .helpers import CLOCKED, Clock, Engine
 from .support.s3_server import CREDENTIALS, Ceph, Rclone, S3Server
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from playwright.sync_api import Browser
@@ -35,6 +36,19 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = Engine(tmp_path)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    """Makes receivers on ``tmp_path``, each as in a process of its own."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Engine:
+            engine = Engine(tmp_path, **options)
+            stack.callback(engine.close)
+            return engine
+
+        yield make
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +106,6 @@ class Critic:
         if isinstance(answer, Exception):
             raise answer
         return answer
-
-
-@pytest.fixture
-def engines(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
-    with ExitStack() as stack:
-
-        def make(**options: Any) -> Engine:
-            engine = Engine(tmp_path, **options)
-            stack.callback(engine.close)
-            return engine
-
-        yield make
 
 
 DATA = PDF + os.urandom(200_000)

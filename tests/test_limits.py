@@ -26,18 +26,6 @@ HERE, THERE = "192.0.2.7", "192.0.2.8"
 DATA = b"0123456789" * 1000
 
 
-@pytest.fixture
-def engines(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
-    with ExitStack() as stack:
-
-        def make(**options: Any) -> Engine:
-            engine = Engine(tmp_path, **options)
-            stack.callback(engine.close)
-            return engine
-
-        yield make
-
-
 # -- the engine -------------------------------------------------------------------------------------------------
 
 
