@@ -10,16 +10,19 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import requests
 
 from tests.support.waiting import eventually
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 ROOT = Path(__file__).parents[2]
-T = TypeVar("T")
 
 #: name → arguments of gunicorn; the others are started by serve.py.
 GUNICORN: Mapping[str, tuple[str, ...]] = {
@@ -102,7 +105,62 @@ class Process:
                 os.kill(pid, signal.SIGTERM)
 
 
-class AppServer:
+class Server(ABC):
+    """A program that listens at :attr:`port`, started and stopped, and killed, by the tests.
+
+    :param name: what people call it.
+    :param folder: where everything is kept; a server that is started again in it goes on.
+    :param env: for its processes.
+    :ivar process: it, while it runs.
+    """
+
+    def __init__(self, name: str, folder: Path, env: Mapping[str, str] | None = None) -> None:
+        self._name = name
+        self.folder = folder
+        self.port = free_port()
+        self.process: Process | None = None
+        self._env = dict(env or {})
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> Self:
+        self.process = Process(self._command(), self.folder / "server.log", self._env)
+        eventually(self._is_up, what=f"{self._name} answering")
+        return self
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.stop()
+            self.process = None
+
+    def kill(self) -> None:
+        """Every process of it, with -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process = None
+
+    def log(self) -> str:
+        return (self.folder / "server.log").read_text()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @abstractmethod
+    def _command(self) -> list[str]: ...
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Whether it can be used by now."""
+
+    def _is_up(self) -> bool:
+        assert self.process is not None
+        assert self.process.is_running, self.log()[-3000:]
+        return self._answers()
+
+
+class AppServer(Server):
     """An app, by default the recording one, under a real server.
 
     :param kind: a key of :data:`GUNICORN`, or one of :data:`OTHERS`.
@@ -122,31 +180,12 @@ class AppServer:
         options: tuple[str, ...] = (),
         host: str = "127.0.0.1",
     ) -> None:
+        super().__init__(kind, folder, {"RECORD": str(folder), **(env or {})})
         self.kind = kind
-        self.folder = folder
-        self.port = free_port()
-        self._env = {"RECORD": str(folder), **(env or {})}
         self._app = app
         self._options = options
         self._host = host
         self.url = f"http://127.0.0.1:{self.port}{self._env.get('SCRIPT_NAME', '')}"
-        self.process: Process | None = None
-
-    def start(self) -> AppServer:
-        self.process = Process(self._command(), self.folder / "server.log", self._env)
-        eventually(self._answers, what=f"{self.kind} answering")
-        return self
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.stop()
-            self.process = None
-
-    def kill(self) -> None:
-        """Every process of it, with -9."""
-        assert self.process is not None
-        self.process.kill()
-        self.process = None
 
     def workers(self) -> list[int]:
         assert self.process is not None
@@ -164,15 +203,6 @@ class AppServer:
         sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(here) and row[3] == established}
         return [pid for pid in self.workers() if sockets & _open_files(pid)]
 
-    def log(self) -> str:
-        return (self.folder / "server.log").read_text()
-
-    def __enter__(self) -> AppServer:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def _command(self) -> list[str]:
         if self.kind in GUNICORN:
             bind = ("--bind", f"{self._host}:{self.port}", "--no-control-socket")
@@ -181,8 +211,6 @@ class AppServer:
         return [sys.executable, "-m", "tests.support.serve", self.kind, str(self.port), self._app]
 
     def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.is_running, self.log()[-3000:]
         with contextlib.suppress(requests.ConnectionError):
             return requests.get(f"{self.url}/incoming/ready", timeout=5).ok
         return False

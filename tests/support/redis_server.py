@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import redis
@@ -13,12 +10,12 @@ import redis
 from tests.needs import need
 from tests.support.waiting import eventually
 
-from .processes import Process, free_port
+from .processes import Process, Server, free_port, standing_still
 
 _STARTING = (redis.ConnectionError, redis.TimeoutError)
 
 
-class RedisServer:
+class RedisServer(Server):
     """:param folder: where everything is kept; a server that is started again in it goes on.
     :param fsync: when its log is synced: ``always``, ``everysec`` or ``no``; without one it has no log.
     :param options: further ones, by turns with their values: ``--replicaof``, …
@@ -26,14 +23,11 @@ class RedisServer:
     """
 
     def __init__(self, folder: Path, fsync: str = "everysec", *options: str, program: str = "") -> None:
-        self.folder = folder
-        self.port = free_port()
+        super().__init__("redis-server", folder)
         self.socket = folder / "redis.sock"
         self._fsync = fsync
         self._options = options
         self._program = program
-        self.process: Process | None = None
-        folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def url(self) -> str:
@@ -47,44 +41,18 @@ class RedisServer:
         """A plain one, for what a test does to the server."""
         return redis.Redis(port=self.port, decode_responses=True)
 
-    def start(self) -> RedisServer:
+    def frozen(self) -> AbstractContextManager[None]:
+        """Meanwhile it takes connections and answers nothing."""
+        assert self.process is not None
+        return standing_still([self.process.pid])
+
+    def _command(self) -> list[str]:
         command = [self._program or need("redis-server"), "--bind", "127.0.0.1", "--port", str(self.port)]
         command += ["--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""]
         command += ["--appendonly", "yes", "--appendfsync", self._fsync] if self._fsync else ["--appendonly", "no"]
-        command += ["--repl-diskless-sync-delay", "0", *self._options]
-        self.process = Process(command, self.folder / "redis.log")
-        eventually(self._answers, what="redis-server answering")
-        return self
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.stop()
-            self.process = None
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process = None
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Meanwhile it takes connections and answers nothing."""
-        assert self.process is not None
-        os.kill(self.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.process.pid, signal.SIGCONT)
-
-    def __enter__(self) -> RedisServer:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        return [*command, "--repl-diskless-sync-delay", "0", *self._options]
 
     def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.is_running, (self.folder / "redis.log").read_text()[-2000:]
         try:
             with self.client() as client:
                 return bool(client.ping())
