@@ -110,8 +110,9 @@ _STATUS: Mapping[type[IncomingError], str] = {
     DigestMismatch: "460 Checksum Mismatch",
     FileChanged: "400 Bad Request",  # 409 would mean: ask for the offset and go on
     AlreadyComplete: "403 Forbidden",
-    NotReady: "400 Bad Request",  # 412 would mean the version
-    TooLate: "403 Forbidden",
+    # For these two, 412 would mean the version.
+    NotReady: "400 Bad Request",
+    TooLate: "409 Conflict",
 }
 
 
@@ -483,8 +484,11 @@ def _expected(call: _Call) -> Expectation | None:
 
 
 def _terminate(call: _Call) -> Response:
-    """:raises TooLate: the app has been given the file: it is not ours to delete."""
-    call.receiver.standing(call.upload_id)
+    """:raises Forbidden: the app has the file: it is not ours to delete.
+    :raises TooLate: it is just being given to the app; how that ends nobody knows yet.
+    """
+    if call.receiver.standing(call.upload_id).state is State.FINISHED:
+        raise Forbidden("The app has been given this file.")
     call.receiver.cancel(call.upload_id, "cancelled by the front end")
     call.door.interrupt(call.upload_id)
     return _empty(204)

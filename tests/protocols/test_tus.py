@@ -751,6 +751,22 @@ def test_what_the_app_has_is_not_ours_to_delete(engine: Engine, client: Client, 
     assert client.stored(url) == DATA
 
 
+@requirement("tus-66")
+@pytest.mark.parametrize("state", [State.HANDING_OVER, State.WAITING_FOR_APP])
+def test_what_the_app_is_just_being_given_can_not_be_deleted(
+    engine: Engine, client: Client, url: str, state: State
+) -> None:
+    """For how that ends nobody knows yet."""
+    engine.app.answers = ["wait"]
+    client.patch(url, 0, DATA)
+    if state is State.WAITING_FOR_APP:
+        engine.start()
+    engine.until(id_of(url), state)
+    assert client.delete(url).status_int == 409
+    assert client.offset(url) == len(DATA)
+    assert client.stored(url) == DATA
+
+
 # -- concatenation ----------------------------------------------------------------------------------------------
 
 
