@@ -28,6 +28,7 @@ from ..errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    TooLate,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -104,7 +105,8 @@ def refusal(error: IncomingError, request: Request, upload: Upload | None, door:
     kind = str(error.facts.get("problem", ""))
     if kind == "completed-upload" and not spoken.has_completed_problem:
         kind = ""
-    response = _problem(error.status, kind, str(error), error=error.as_json())
+    status = 409 if isinstance(error, TooLate) else error.status  # 412 is for If-Match and its like, which nobody sent
+    response = _problem(status, kind, str(error), error=error.as_json())
     response.headers.update(error.headers.items())
     if upload is not None and upload.state in OPEN_STATES:
         response.headers.update(_state_of(upload, spoken).items())

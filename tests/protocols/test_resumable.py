@@ -760,9 +760,13 @@ def test_cancelling(engine: Engine, version: int) -> None:
     assert client.create(DATA, is_complete=True).status_int == 410
 
 
-def test_cancelling_what_is_finished(running: Engine, client: Client) -> None:
+@pytest.mark.parametrize("answer", ["done", "wait"])
+def test_cancelling_what_the_app_has_been_given(running: Engine, client: Client, answer: str) -> None:
+    running.app.answers = [answer]
     client.create(DATA, is_complete=True)
-    assert client.ask("DELETE").status_int == 412
+    running.until(client.ticket, State.FINISHED if answer == "done" else State.WAITING_FOR_APP)
+    assert client.ask("DELETE").status_int == 409
+    assert running.stored(client.ticket) == DATA
 
 
 @pytest.mark.requirement("ietf-38")
