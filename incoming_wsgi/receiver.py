@@ -420,7 +420,7 @@ class Receiver:
         if self._is_to_be_seen(upload):
             blocks = [bytes(block) for block in bulk.blocks()]  # once: they may come in a pipe
             bulk = bulk_of(b"".join(blocks))
-            upload = self._see(upload, FirstBytes(b"".join(blocks)[:FIRST_BYTES]))
+            self._look(upload, FirstBytes(b"".join(blocks)[:FIRST_BYTES]))
         try:
             claimed = self._claim_whole(upload, bulk, file)
         except (FileNotFoundError, FileExistsError):
@@ -503,8 +503,11 @@ class Receiver:
             raise NotReady("Some bytes of this upload are still missing.")
         if self._is_to_be_seen(upload):
             upload = self._known(upload.id)  # the look may be over since the caller has read it
-        if self._is_to_be_seen(upload):
-            upload = self._look_at(upload, [upload])
+            if self._is_to_be_seen(upload):
+                upload = self._see(upload)
+            if upload.state not in OPEN_STATES:
+                self._refuse_if_over(upload)
+                return upload
         try:
             saved = self.registry.save(upload, upload.to(State.COMPLETING, holder=self.registry.holder))
         except Conflict:
@@ -545,10 +548,18 @@ class Receiver:
         length = self._joined_length(upload, part_ids)
         self._refuse_other_file(upload, length, "")
         self._refuse_by_terms(upload, file.name, file.client_metadata)
-        if self._is_to_be_seen(upload):
-            upload = self._look_at(upload, [self._known(part_id) for part_id in part_ids])
-        whole = replace(file, length=length)
-        joining = self._opened(upload, State.JOINING, whole, session="", holder=self.registry.holder, parts=part_ids)
+        is_to_be_seen = self._is_to_be_seen(upload)
+        if is_to_be_seen:  # recorded only with the parts: others could be joined in their place
+            self._look(upload, self._first_bytes(map(self._known, part_ids)))
+        joining = self._opened(
+            upload,
+            State.JOINING,
+            replace(file, length=length),
+            session="",
+            holder=self.registry.holder,
+            parts=part_ids,
+            was_seen=is_to_be_seen or upload.was_seen,
+        )
         saved = self.registry.save(upload, joining)
         self._settle()
         self._roll_forward_in_background(saved)
@@ -858,9 +869,9 @@ class Receiver:
                 return
             if start_anew:
                 current = self.registry.save(current, replace(current, synced=NOTHING))
-            was_seen = current.was_seen and current.synced.contains(0, FIRST_BYTES)
-            changes = {"session": "", "holder": "", "sha256": "", "was_seen": was_seen}
-            after = current.to(State.RECEIVING, epoch=current.epoch + 1, **changes)
+            # What comes again may be other bytes than those that were looked at.
+            fresh = {"session": "", "holder": "", "sha256": "", "was_seen": False}
+            after = current.to(State.RECEIVING, epoch=current.epoch + 1, **fresh)
             saved = self.registry.save(current, after, back_to_synced=True)
             log.error("upload %s is back at %d bytes: %s", shortened(upload.id), saved.received, reason)
         self._digests.drop(upload.id)
@@ -1099,7 +1110,7 @@ class Receiver:
         """
         is_much = upload.offset >= FIRST_BYTES or upload.is_complete
         if is_much and upload.id not in self._looking and self._is_to_be_seen(upload):
-            self._look_at(upload, [upload])
+            self._see(upload)
         if self._storage(upload).reads_arriving:
             self._digests.advance(upload)
         if not self._fsync:
@@ -1112,23 +1123,31 @@ class Receiver:
             return False
         return bool(upload.accept) or self._apps[upload.app].on_first_bytes is not None
 
-    def _see(self, upload: Upload, head: FirstBytes) -> Upload:
-        """Show the first bytes to the app, and remember that they were welcome.
+    def _see(self, upload: Upload) -> Upload:
+        """Show the first bytes that have arrived to the app, and remember that they were welcome.
 
         :raises Cancelled: they are not; the upload is given up.
         :raises Unavailable: the app has failed over them; nothing is decided.
+        :raises SyncFailed: nobody knows which bytes count; they have to be sent again.
         """
         self._looking.add(upload.id)
         try:
-            refusal = self._refusal_of(upload, head)
-            if refusal:
-                self._give_up(upload, State.CANCELLED, refusal)
-                raise Cancelled(refusal)
+            head = self._first_bytes([upload])
+            if head is None:
+                return upload
+            self._look(upload, head)
             return self.registry.save(upload, replace(upload, was_seen=True))
         except Conflict:
             return self._known(upload.id)  # somebody has moved it; whoever completes it looks again
         finally:
             self._looking.discard(upload.id)
+
+    def _look(self, upload: Upload, head: FirstBytes | None) -> None:
+        """As :meth:`_see`, of bytes that are not the upload's yet: that they are welcome is not remembered."""
+        refusal = self._refusal_of(upload, head) if head is not None else None
+        if refusal:
+            self._give_up(upload, State.CANCELLED, refusal)
+            raise Cancelled(refusal)
 
     def _refusal_of(self, upload: Upload, head: FirstBytes) -> str | None:
         if upload.accept and is_of_other_kind(upload.accept, head):
@@ -1140,29 +1159,21 @@ class Receiver:
             log.exception("on_first_bytes has failed over upload %s", shortened(upload.id))
             raise Unavailable("The app can't look at this file at the moment.", retry_after=5) from error
 
-    def _look_at(self, upload: Upload, uploads: Sequence[Upload]) -> Upload:
-        """Have the first bytes seen, of this upload or of those that it will be joined from.
+    def _first_bytes(self, uploads: Iterable[Upload]) -> FirstBytes | None:
+        """Of one upload, or of several that will be one; ``None`` where they are gone: who completes it finds that.
 
-        :raises Cancelled, Unavailable: as :meth:`_see`.
         :raises SyncFailed: nobody knows which bytes count; they have to be sent again.
         """
-        try:
-            head = self._first_bytes(uploads)
-        except SyncFailed as error:
-            self._take_back(upload, str(error), start_anew=bool(error.facts.get("start_anew")))
-            raise
-        return upload if head is None else self._see(upload, head)
-
-    def _first_bytes(self, uploads: Iterable[Upload]) -> FirstBytes | None:
-        """Of one upload, or of several that will be one; ``None`` where they are gone: who completes it finds that."""
         head = b""
-        try:
-            for upload in uploads:
-                missing = min(FIRST_BYTES - len(head), upload.offset)
-                if missing:
-                    head += self._storage(upload).first_bytes(upload, missing)
-        except (FileNotFoundError, Damaged):
-            return None
+        for upload in uploads:
+            missing = min(FIRST_BYTES - len(head), upload.offset)
+            try:
+                head += self._storage(upload).first_bytes(upload, missing) if missing else b""
+            except (FileNotFoundError, Damaged):
+                return None
+            except SyncFailed as error:
+                self._take_back(upload, str(error), start_anew=bool(error.facts.get("start_anew")))
+                raise
         return FirstBytes(head)
 
     def _remove_if_ended(self, upload: Upload) -> None:

@@ -196,7 +196,7 @@ class Upload:
 
         After a power cut a file can have the right size and be full of zeros.
         """
-        return self if boot_id == self.boot_id else self.but(extents=self.synced)
+        return self if boot_id == self.boot_id else self.but(extents=self.synced, was_seen=False)
 
     @property
     def phase(self) -> str:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from webtest import TestApp
 
 from incoming_wsgi import FirstBytes, Incoming, Upload
-from incoming_wsgi.errors import Cancelled, Unavailable
+from incoming_wsgi.errors import Cancelled, NoSpace, Unavailable
 from incoming_wsgi.first_look import LENGTH, is_of_other_kind
 from incoming_wsgi.protocols.websocket import Conversation, Send, Window
 from incoming_wsgi.terms import Terms
@@ -279,6 +279,153 @@ def test_what_a_ticket_accepts_holds_for_the_bytes_too(engines: Callable[..., En
     with engine.open(welcome, len(PNG), "holiday.png") as session:
         session.write(0, PNG)
         engine.receiver.complete(session.sync())
+
+
+# -- nothing gets past the look ---------------------------------------------------------------------------------
+
+
+def make_parts(engine: Engine, whole: str, *pieces: bytes) -> list[str]:
+    """Parts of an upload, complete."""
+    made = []
+    for data in pieces:
+        part = engine.receiver.create_part(whole, len(data))
+        session = engine.receiver.open(part.id, length=len(data), protocol="tus")
+        assert session is not None
+        with session:
+            session.write(0, data)
+            session.sync()
+        made.append(part.id)
+    return made
+
+
+def join(engine: Engine, whole: str, parts: list[str]) -> Upload:
+    return engine.receiver.join(whole, parts, name="x", protocol="tus", client_metadata={}, notes={})
+
+
+class Meanwhile:
+    """An ``on_first_bytes`` that does not want programs; with the first file something else happens meanwhile.
+
+    :ivar seen: what it was shown.
+    """
+
+    def __init__(self) -> None:
+        self.act: Callable[[Upload], object] = lambda _: None
+        self.seen: list[bytes] = []
+
+    def __call__(self, upload: Upload, head: FirstBytes) -> str | None:
+        self.seen.append(bytes(head))
+        if len(self.seen) == 1:
+            self.act(upload)
+        return "No programs." if head.startswith(b"MZ") else None
+
+
+def test_another_file_while_a_whole_one_is_looked_at(engines: Callable[..., Engine]) -> None:
+    """Somebody opens the ticket for a program while the app still looks at the picture that has come in one piece."""
+    critic = Meanwhile()
+    engine = engines(on_first_bytes=critic)
+    ticket = engine.ticket()
+    sessions = []
+
+    def open_for_a_program(_upload: Upload) -> None:
+        sessions.append(engine.open(ticket, len(PROGRAM)))
+        sessions[0].write(0, PROGRAM[:50])
+        sessions[0].sync()
+
+    critic.act = open_for_a_program
+    assert engine.receiver.take_whole(ticket, PNG, name="x") is None
+    assert engine.stored(ticket)[:50] == PROGRAM[:50], "what is safe is not written over"
+    with sessions[0] as session:
+        session.write(50, PROGRAM[50:])
+        with pytest.raises(Cancelled, match="No programs"):
+            engine.receiver.complete(session.sync())
+    assert engine.state(ticket) is State.CANCELLED
+
+
+def test_a_whole_file_that_could_not_be_stored(engines: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it was welcome says nothing of the next one under this ticket."""
+    critic = Meanwhile()
+    engine = engines(on_first_bytes=critic)
+    ticket = engine.ticket()
+
+    def full(_upload: Upload) -> None:
+        raise NoSpace
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.storage, "create", full)
+        with pytest.raises(NoSpace):
+            engine.receiver.take_whole(ticket, PNG, name="x")
+    with pytest.raises(Cancelled, match="No programs"):
+        engine.send(ticket, PROGRAM)
+
+
+def test_other_parts_while_some_are_looked_at(engines: Callable[..., Engine]) -> None:
+    critic = Meanwhile()
+    engine = engines(on_first_bytes=critic)
+    whole = engine.ticket()
+    picture, program = make_parts(engine, whole, PNG, PROGRAM)
+
+    def join_the_program(_upload: Upload) -> None:
+        with pytest.raises(Cancelled):
+            join(engine, whole, [program])
+
+    critic.act = join_the_program
+    with pytest.raises(Cancelled):
+        join(engine, whole, [picture])
+    assert engine.state(whole) is State.CANCELLED
+    assert critic.seen == [PNG, PROGRAM]
+
+
+def test_a_join_that_did_not_happen(engines: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of the next one are looked at, too."""
+    engine = engines(on_first_bytes=Meanwhile())
+    whole = engine.ticket()
+    picture, program = make_parts(engine, whole, PNG, PROGRAM)
+    save = engine.registry.save
+
+    def no_joining(before: Upload, after: Upload, **more: Any) -> Upload:
+        if after.state is State.JOINING:
+            raise Unavailable
+        return save(before, after, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.registry, "save", no_joining)
+        with pytest.raises(Unavailable):
+            join(engine, whole, [picture])
+    with pytest.raises(Cancelled, match="No programs"):
+        join(engine, whole, [program])
+
+
+def test_bytes_that_the_disk_has_lost_are_looked_at_when_they_come_again(engines: Callable[..., Engine]) -> None:
+    engine = engines(on_first_bytes=Meanwhile())
+    ticket = engine.ticket()
+    with engine.open(ticket, 100_000) as session:
+        session.write(0, PNG + bytes(80_000))
+        session.sync()
+    assert engine.receiver.status(ticket).was_seen
+    engine.take_back(ticket)
+    assert engine.receiver.status(ticket).received == 0
+    with engine.open(ticket, 100_000) as session:
+        session.write(0, PROGRAM + bytes(80_000))
+        with pytest.raises(Cancelled, match="No programs"):
+            session.sync()
+
+
+def test_the_app_may_cancel_while_it_looks(engines: Callable[..., Engine]) -> None:
+    critic = Meanwhile()
+    engine = engines(on_first_bytes=critic)
+    critic.act = lambda upload: engine.receiver.cancel(upload.id, "I have changed my mind.")
+    ticket = engine.ticket()
+    with pytest.raises(Cancelled, match="changed my mind"):
+        engine.send(ticket, PNG)
+    critic.seen.clear()
+    ticket = engine.ticket()
+    with pytest.raises(Cancelled, match="changed my mind"):
+        engine.receiver.take_whole(ticket, PNG, name="x")
+    critic.seen.clear()
+    whole = engine.ticket()
+    parts = make_parts(engine, whole, PNG)
+    with pytest.raises(Cancelled, match="changed my mind"):
+        join(engine, whole, parts)
 
 
 # -- as each dialect says it ------------------------------------------------------------------------------------
