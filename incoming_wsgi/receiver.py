@@ -1099,7 +1099,9 @@ class Receiver:
         except BaseException:
             writer.close()
             raise
-        session = Session(upload, self.registry, writer, self._arrived, limit, fsync=self._fsync)
+        session = Session(
+            upload, self.registry, writer, self._arrived, limit, quotas=self._quotas(upload), fsync=self._fsync
+        )
         session.closed = lambda: self._lanes.leave(lane)
         return session
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hmac import compare_digest
 
@@ -25,6 +25,7 @@ from .errors import (
     UnknownUpload,
 )
 from .extents import Extents
+from .quotas import Quota
 from .registry import Registry
 from .storage import Data, Writer
 from .upload import OPEN_STATES, State, Upload
@@ -59,6 +60,7 @@ class Session:
 
     :param arrived: is told when more of the upload is safe.
     :param limit: bytes that may come while the length is unknown.
+    :param quotas: that its length counts for, when that is told.
     :param fsync: whether only that counts as safe which a power cut can't take.
     """
 
@@ -70,6 +72,7 @@ class Session:
         arrived: Callable[[Upload], None],
         limit: float,
         *,
+        quotas: Sequence[Quota],
         fsync: bool,
     ) -> None:
         self.closed: Callable[[], None] = _nothing
@@ -78,6 +81,7 @@ class Session:
         self._writer = writer
         self._arrived = arrived
         self._limit = limit
+        self._quotas = quotas
         self._fsync = fsync
         self._pending = Extents()  # written, but not recorded yet
         self._unhastened = Extents()  # written, and not on its way to the disk
@@ -173,13 +177,14 @@ class Session:
         """Record the length, now that it is known; after :meth:`sync`.
 
         :raises FileChanged: another one was recorded before.
+        :raises OverQuota: so many bytes are more than may be open.
         :raises Replaced: another opening owns the upload now.
         """
         current = self._current()
         if current.length not in (None, length) or length < current.extents.end:
             raise FileChanged(f"The length is {current.length or current.extents.end} bytes, not {length}.")
         try:
-            self.upload = self._registry.save(current, replace(current, length=length))
+            self.upload = self._registry.save(current, replace(current, length=length), quotas=self._quotas)
         except Conflict:
             raise Replaced from None
         if self._fsync:

@@ -68,6 +68,22 @@ def test_an_upload_of_unknown_length_stays_within_the_quota(engines: Callable[..
         assert again.upload.received == 5000
 
 
+def test_a_length_that_is_told_later_counts(engines: Callable[..., Engine]) -> None:
+    """What does not fit is refused, and no byte beyond the quota is taken."""
+    engine = engines(owner_bytes=15_000)
+    engine.open(engine.ticket(owner="me"), 10_000).close()
+    session = engine.receiver.open(engine.ticket(owner="me"), name="x", protocol="tus")
+    assert session is not None
+    with session:
+        with pytest.raises(OverQuota):
+            session.declare_length(5_001)
+        with pytest.raises(Exception, match="5000 are allowed"):
+            session.write(0, DATA[:5001])
+        assert session.declare_length(5_000).length == 5_000
+        session.write(0, DATA[:5000])
+        assert session.sync().is_complete
+
+
 def test_an_address_counts_from_the_first_opening_on(engines: Callable[..., Engine]) -> None:
     engine = engines(address_uploads=1)
     here, there = engine.receiver.seen_by(Visitor(HERE)), engine.receiver.seen_by(Visitor(THERE))
