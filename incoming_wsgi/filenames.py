@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from email.message import Message
-from email.utils import collapse_rfc2231_value
 from typing import Any
 
 #: The longest name that common file systems take, in bytes of UTF-8.
 LONGEST = 255
+
+#: What a name in a header is written in, if not in the other one that RFC 5987 knows (section 3.2.1). Python has
+#: decoders by many more names: some raise, whatever they are asked to do, others make what is no text.
+_CHARSET, _OTHER_CHARSET = "utf-8", "iso-8859-1"
 
 #: Device names of Windows: a file saved as one of these can't be opened there.
 _RESERVED = frozenset(
@@ -43,7 +46,9 @@ def name_in_disposition(header: str) -> str:
     found = [value for name, value in params if name == "filename"]
     encoded = [value for value in found if isinstance(value, tuple)]
     if encoded:
-        return collapse_rfc2231_value(encoded[0])
+        charset, _, text = encoded[0]
+        charset = _CHARSET if str(charset).lower() == _CHARSET else _OTHER_CHARSET
+        return str(text).encode("latin-1", "replace").decode(charset, "replace")
     return _utf8(found[0]) if found else ""
 
 

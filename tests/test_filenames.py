@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import unicodedata
+from encodings.aliases import aliases
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
@@ -116,6 +118,13 @@ def test_numbered(name: str, number: int, expected: str) -> None:
         ("attachment", ""),
         ("", ""),
         ("attachment; name=x", ""),
+        ("attachment; filename*=idna''x", "x"),  # Python has decoders that raise, whatever they are asked to do
+        ("attachment; filename*=undefined''x", "x"),
+        ("attachment; filename*=unicode_escape''%5Cud800", "\\ud800"),  # or make what is no text
+        ("attachment; filename*=utf-7''%2B2AA-", "+2AA-"),
+        ("attachment; filename*0*=utf-16''%00%d8; filename*1=b", "\0\xd8b"),
+        ("attachment; filename*=ISO-8859-1''%fcber", "über"),
+        ("attachment; filename*=utf-8''%ed%a0%80", "\ufffd\ufffd\ufffd"),
     ],
 )
 def test_names_in_content_disposition(header: str, name: str) -> None:
@@ -126,3 +135,8 @@ def test_names_in_content_disposition(header: str, name: str) -> None:
 def test_any_content_disposition(text: str) -> None:
     assert isinstance(name_in_disposition(text), str)
     assert isinstance(name_in_disposition(f"attachment; filename{text}"), str)
+
+
+@given(st.sampled_from(sorted({*aliases.values(), "undefined", "idna", "punycode", ""})), st.binary(max_size=9))
+def test_any_charset(charset: str, name: bytes) -> None:
+    assert name_in_disposition(f"x; filename*={charset}''{quote(name)}").encode() or not name

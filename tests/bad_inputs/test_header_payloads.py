@@ -42,6 +42,8 @@ PAYLOADS: tuple[bytes, ...] = (
     b"\xfc" + MARK,
     b"=?utf-8?q?" + MARK + b"?=",
     b"utf-8''" + MARK,
+    b"attachment; filename*=idna''" + MARK,  # of which Python's decoder raises, whatever it is asked to do
+    b"attachment; filename*=utf-7''%2B2AA-" + MARK,  # half a character
     b"<script>" + MARK + b"</script>",
     b'"><img src=x onerror=' + MARK + b">",
     b"' OR '1'='1' -- " + MARK,

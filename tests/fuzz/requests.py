@@ -72,7 +72,8 @@ _SPOILT = (
     "bytes */300", "final;", "final;//[", "final;http://[::1/x", "partial", "chunked", "chunked, gzip", "13", "null",
     "https://other.example", "a\r\nX-Injected: 1", "\x00", "\x7f", "é", "ÿþ", "%", "%00", "%ff", "a b,c d",
     "filename w6k=,filename w6k=", 5000 * "a", "name \x80", "form-data; filename*=UTF-8''%ff",
-    'attachment; filename="\\', "filename ====", "sha1 ", "md5 AAAA", "Basic !",
+    'attachment; filename="\\', "a; filename*=idna''x", "a; filename*=utf-7''%2B2AA-",
+    "filename ====", "sha1 ", "md5 AAAA", "Basic !",
 )  # fmt: skip
 
 
