@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import mimetypes
+import os
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+
+from .filenames import safe_filename
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/(\*|[a-z0-9][a-z0-9!#$&^_.+-]*)|\*/\*")
 _NAME = re.compile(r"[^,/\\\0]+")
@@ -24,11 +27,16 @@ class Accept:
     types: tuple[str, ...]
 
     def fits(self, name: str, declared_type: str = "") -> bool:
-        """Whether a file of that name may come. A type that the client declares counts where its name says nothing."""
-        named = name.lower()
-        if any(fnmatchcase(named, pattern) for pattern in self.names):
+        """Whether a file of that name may come. A type that the client declares counts where its name says nothing.
+
+        Both as it came and as it will be offered to the app.
+        """
+        return all(self._fits(each.lower(), declared_type) for each in (name, safe_filename(name, default="")))
+
+    def _fits(self, name: str, declared_type: str) -> bool:
+        if any(fnmatchcase(name, pattern) for pattern in self.names):
             return True
-        return self.fits_type(mimetypes.guess_type(named)[0] or declared_type)
+        return self.fits_type(_type_by_ending(name) or declared_type)
 
     def fits_type(self, media_type: str) -> bool:
         essence = media_type.partition(";")[0].strip().lower()
@@ -44,6 +52,14 @@ def accept_of(text: str) -> Accept:
     if is_wrong or len(text) > _LONGEST:
         raise ValueError("accept lists endings, name patterns and media types: «.jpg, scan-*.tif, image/*»")
     return Accept(names, types)
+
+
+def _type_by_ending(name: str) -> str:
+    """The media type that a name in small letters stands for; empty where it says nothing."""
+    media_type, coding = mimetypes.guess_type("/" + name)  # without it, the beginning could be the scheme of a URL
+    if coding and os.path.splitext(name)[1] not in mimetypes.suffix_map:  # what is packed is not what is in it
+        return "application/gzip" if coding == "gzip" else f"application/x-{coding}"
+    return media_type or ""
 
 
 def _is_of(essence: str, accepted: str) -> bool:

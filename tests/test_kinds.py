@@ -32,6 +32,20 @@ from incoming_wsgi.kinds import accept_of
         ("scan-*.tif", "17.tif", "", False),
         ("*/*", "a.pdf", "", True),
         (".jpg", "../a.jpg\0", "", False),
+        ("image/*", "data:image/png,a.php", "", False),  # a name is no URL
+        ("image/*", "data:image/png;a.php", "image/png", False),
+        ("image/*", "http://a/a.png?a.php", "", False),
+        ("image/*", "xx:a.png#a.php", "", False),
+        ("image/*", "xx:a.php#a.png", "", True),
+        ("image/*", "a.jpg.gz", "", False),
+        ("application/gzip", "a.jpg.gz", "", True),
+        ("application/gzip", "a.gz", "image/png", True),
+        ("application/x-bzip2", "a.txt.bz2", "", True),
+        ("image/*", "a.svgz", "", True),
+        ("scan-*.tif", "scan-1/17.tif", "", False),  # the app's name for it would be 17.tif
+        (".jpg", "a.jp\u200bg", "", False),
+        (".jpg", "x/.jpg", "", False),
+        (".jpg", "x.php/a.jpg", "", True),
     ],
 )
 def test_what_may_come(accept: str, name: str, declared: str, fits: bool) -> None:
