@@ -33,7 +33,7 @@ from incoming_wsgi.kinds import accept_of
         ("*/*", "a.pdf", "", True),
         (".jpg", "../a.jpg\0", "", False),
         ("image/*", "data:image/png,a.php", "", False),  # a name is no URL
-        ("image/*", "data:image/png;a.php", "image/png", False),
+        ("image/*", "data:image/png;a.exe", "image/png", False),
         ("image/*", "http://a/a.png?a.php", "", False),
         ("image/*", "xx:a.png#a.php", "", False),
         ("image/*", "xx:a.php#a.png", "", True),
