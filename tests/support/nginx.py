@@ -73,7 +73,7 @@ class Nginx:
         assert self._process.is_running, (self._folder / "error.log").read_text()
         try:
             return requests.get(self.url + "/incoming/ready", timeout=5, verify=str(self.certificate or "") or True).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
 

@@ -211,7 +211,7 @@ class AppServer(Server):
         return [sys.executable, "-m", "tests.support.serve", self.kind, str(self.port), self._app]
 
     def _answers(self) -> bool:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             return requests.get(f"{self.url}/incoming/ready", timeout=5).ok
         return False
 
