@@ -226,6 +226,7 @@ class Exchange:
 
     def _cancel(self, upload_id: str) -> Response:
         self._refuse_stray_fields()
+        self._receiver.status(upload_id)  # whom the ticket is not for interrupts nobody
         self._door.interrupt(upload_id)
         self._refuse_over(self._receiver.status(upload_id))
         self._receiver.cancel(upload_id, "cancelled by the client")
@@ -236,8 +237,9 @@ class Exchange:
     def _take_over(self, upload_id: str) -> Upload:
         """End who else brings bytes; what they have brought stays, and its end with it.
 
-        :raises IncomingError: the upload is over, and not well.
+        :raises IncomingError: the upload is over, and not well, or the ticket is for somebody else.
         """
+        self._receiver.status(upload_id)  # before anybody is interrupted
         self._door.interrupt(upload_id)
         return self._refuse_over(self._receiver.shut_out(upload_id))
 
