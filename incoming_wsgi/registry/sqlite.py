@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeAlias
 
 from .. import offload
@@ -117,8 +118,8 @@ _UPLOAD_FIELDS = tuple(field.name for field in fields(Upload))
 _COLUMNS = ", ".join(_UPLOAD_FIELDS)
 #: What an arrival changes of an upload.
 _ARRIVAL_FIELDS = ("extents", "synced", "boot_id", "active_at")
-#: What an arrival depends on; nothing else of an upload changes without its version.
-_ARRIVAL_TERMS = ("id", "version", "state", "session", "extents", "synced", "boot_id", "taken_back")
+#: Whether an upload is as it was: nothing else of it changes without its version.
+_TERMS = ("version", *_ARRIVAL_FIELDS)
 #: Fields that :meth:`SQLiteRegistry.save` writes; the others it takes from nobody.
 _SAVED = tuple(name for name in _UPLOAD_FIELDS if name not in ("version", "extents", "taken_back"))
 _saved_of = attrgetter(*_SAVED)
@@ -135,15 +136,19 @@ _WRITTEN: Mapping[str, Callable[[Any], Any]] = {
     "was_seen": int,
 }
 #: Where these stand among :data:`_COLUMNS`.
-_ARRIVAL_PLACES = tuple(map(_UPLOAD_FIELDS.index, _ARRIVAL_FIELDS))
-_TERM_PLACES = tuple(map(_UPLOAD_FIELDS.index, _ARRIVAL_TERMS))
+_TERM_PLACES = tuple(map(_UPLOAD_FIELDS.index, _TERMS))
 _SELECT_UPLOAD = f"SELECT {_COLUMNS} FROM uploads WHERE id = ?"
+_SELECT_TERMS = f"SELECT {', '.join(_TERMS)} FROM uploads WHERE id = ?"
 _ADD_AS_REMEMBERED = (
     f"UPDATE uploads SET {', '.join(f'{name} = ?' for name in _ARRIVAL_FIELDS)}"
-    f" WHERE {' AND '.join(f'{name} = ?' for name in _ARRIVAL_TERMS)}"
+    f" WHERE id = ? AND {' AND '.join(f'{name} = ?' for name in _TERMS)}"
 )
-#: The values of :data:`_COLUMNS`, as SQLite gives them.
-_Row: TypeAlias = tuple[Any, ...]
+_INSERT_UPLOAD = (
+    f"INSERT INTO uploads ({_COLUMNS}, trail, change)"
+    f" VALUES ({', '.join('?' * len(_UPLOAD_FIELDS))}, ?, (SELECT change FROM counter))"
+)
+#: The values of :data:`_TERMS`, as SQLite gives them.
+_Terms: TypeAlias = tuple[Any, ...]
 _DELIVERY_FIELDS = tuple(field.name for field in fields(Delivery))
 #: The name of a holder, as :meth:`SQLiteRegistry._come_alive` makes it.
 _HOLDER = re.compile(r"[0-9]+-[0-9a-f]{16}")
@@ -188,7 +193,7 @@ class SQLiteRegistry(Registry):
         self._read_guard = threading.Lock()
         self._group = Group(self._sync_log)
         self._log_was_lost = False
-        self._remembered: dict[str, tuple[_Row, Upload]] = {}
+        self._remembered: dict[str, tuple[_Terms, Upload]] = {}
         try:
             self._open()
         except (sqlite3.DatabaseError, OSError) as error:
@@ -265,14 +270,14 @@ class SQLiteRegistry(Registry):
         with self._transaction() as db:
             self._take_tokens(db, rates)
             _refuse_over_quota(db, quotas, None, upload)
-            row = {**_row_of_upload(upload), "trail": self._line(None, upload), "change": _next_change(db)}
-            _insert(db, "uploads", row)
+            _count_change(db)
+            db.execute(_INSERT_UPLOAD, (*_row_of_upload(upload), self._line(None, upload)))
         self.moved(None, upload)
         return upload
 
     def get(self, upload_id: str) -> Upload | None:
-        with self._reading() as db:
-            return self._select_upload(db, upload_id)
+        with _translating(), self._read_guard:
+            return self._select_upload(self._reader, upload_id)
 
     def save(
         self,
@@ -287,7 +292,7 @@ class SQLiteRegistry(Registry):
         quotas: Sequence[Quota] = (),
     ) -> Upload:
         with self._transaction() as db:
-            current = self._select_upload(db, before.id)
+            terms, current = self._select(db, before.id)
             if current is None or _identity(current) != _identity(before):
                 raise Conflict
             if if_nothing_came and current.extents != before.extents:
@@ -305,12 +310,15 @@ class SQLiteRegistry(Registry):
                 saved = current.but(**changes)
                 _refuse_over_quota(db, quotas, current, saved)
                 row = {name: _column(saved, name) for name in changes}
-                _update(db, before.id, {**row, "change": _next_change(db)}, self._line(current, saved))
+                terms = tuple(row.get(name, value) for name, value in zip(_TERMS, terms, strict=True))
+                _count_change(db)
+                _update(db, before.id, row, self._line(current, saved), is_counted=True)
             if settle is not None:
                 db.execute("DELETE FROM outbox WHERE event_id = ?", (settle.event_id,))
             if enqueue is not None:
                 _insert(db, "outbox", _row_of_delivery(enqueue))
         if changes:
+            self._remember(terms, saved)
             self._watch.notify(before.id)
             self.moved(current, saved)
         return saved
@@ -321,27 +329,23 @@ class SQLiteRegistry(Registry):
 
     def _add_as_remembered(self, upload_id: str, session: str, start: int, end: int, synced: bool) -> Upload | None:
         """In one statement, if the upload is still as it was seen last: it mostly is, since one lane writes."""
-        row, current = self._remembered.get(upload_id, (None, None))
-        if row is None or current is None or current.boot_id != self._boot_id:
+        terms, current = self._remembered.get(upload_id, ((), None))
+        if current is None or current.boot_id != self._boot_id:
             return None
         if current.session != session or current.state not in OPEN_STATES:
             return None
         saved = self._with_extent(current, start, end, synced)
         changed = tuple(_column(saved, name) for name in _ARRIVAL_FIELDS)
-        if not self._replace(row, changed):
+        if not self._replace(upload_id, terms, changed):
             return None
-        new = list(row)
-        for place, value in zip(_ARRIVAL_PLACES, changed, strict=True):
-            new[place] = value
-        self._remember(tuple(new), saved)
+        self._remember((saved.version, *changed), saved)
         return saved
 
-    def _replace(self, row: _Row, changed: _Row) -> bool:
-        """Change a row that is still like this; says whether it was."""
-        values = (*changed, *(row[place] for place in _TERM_PLACES))
+    def _replace(self, upload_id: str, terms: _Terms, changed: tuple[Any, ...]) -> bool:
+        """Change an upload that is still like this; says whether it was."""
         with _translating(), self._write_lock:
             try:
-                return bool(self._writer.execute(_ADD_AS_REMEMBERED, values).rowcount)
+                return bool(self._writer.execute(_ADD_AS_REMEMBERED, (*changed, upload_id, *terms)).rowcount)
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error):
                     raise
@@ -433,24 +437,30 @@ class SQLiteRegistry(Registry):
         return [self._upload_of_row(row) for row in rows]
 
     def _select_upload(self, db: sqlite3.Connection, upload_id: str) -> Upload | None:
-        found = db.execute(_SELECT_UPLOAD, (upload_id,)).fetchone()
-        if found is None:
-            return None
-        row = tuple(found)
-        known, upload = self._remembered.get(upload_id, (None, None))
-        if known != row or upload is None:
-            upload = self._upload_of_row(row)
-            if not db.in_transaction:  # what is not committed may never have been
-                self._remember(row, upload)
-        return upload
+        return self._select(db, upload_id)[1]
+
+    def _select(self, db: sqlite3.Connection, upload_id: str) -> tuple[_Terms, Upload | None]:
+        """An upload, and its terms; most are as they were seen last, which a few columns tell."""
+        terms, upload = self._remembered.get(upload_id, ((), None))
+        if upload is not None:
+            found = db.execute(_SELECT_TERMS, (upload_id,)).fetchone()
+            if found is not None and tuple(found) == terms:
+                return terms, upload
+        row = db.execute(_SELECT_UPLOAD, (upload_id,)).fetchone()
+        if row is None:
+            return (), None
+        terms, upload = _terms_of(row), self._upload_of_row(row)
+        if not db.in_transaction:  # what is not committed may never have been
+            self._remember(terms, upload)
+        return terms, upload
 
     def _upload_of_row(self, row: Iterable[Any]) -> Upload:
         return _upload_of_row(row).under(self._boot_id)
 
-    def _remember(self, row: _Row, upload: Upload) -> None:
+    def _remember(self, terms: _Terms, upload: Upload) -> None:
         if len(self._remembered) >= _MOST_REMEMBERED:
             self._remembered.clear()
-        self._remembered[upload.id] = row, upload
+        self._remembered[upload.id] = terms, upload
 
     def trail(self, upload_id: str) -> list[Entry]:
         with self._reading() as db:
@@ -686,15 +696,24 @@ def _sync_file(path: str) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def _translating() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.DatabaseError, OSError) as error:
+class _Translating:
+    """What SQLite and the system raise, as we call it. Entered with each look at the records: it holds nothing."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         # DatabaseError itself: what could not be read from the disk, SQLite calls malformed.
         if isinstance(error, (sqlite3.OperationalError, OSError)) or type(error) is sqlite3.DatabaseError:
             raise _translated(error) from error
-        raise
+
+
+_TRANSLATING = _Translating()
+
+
+def _translating() -> _Translating:
+    return _TRANSLATING
 
 
 def _translated(error: sqlite3.DatabaseError | OSError) -> IncomingError:
@@ -721,20 +740,25 @@ def _insert(db: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
     db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({_marks(row)})", tuple(row.values()))
 
 
-def _update(db: sqlite3.Connection, upload_id: str, changes: dict[str, Any], line: str = "") -> None:
-    """:param line: is appended to the trail."""
+def _update(
+    db: sqlite3.Connection, upload_id: str, changes: dict[str, Any], line: str = "", *, is_counted: bool = False
+) -> None:
+    """:param line: is appended to the trail.
+    :param is_counted: whether this is the change that was counted last.
+    """
     assignments = [f"{name} = ?" for name in changes]
     values = list(changes.values())
     if line:
         assignments.append(_APPENDED)
         values.append(line)
+    if is_counted:
+        assignments.append("change = (SELECT change FROM counter)")
     db.execute(f"UPDATE uploads SET {', '.join(assignments)} WHERE id = ?", (*values, upload_id))
 
 
-def _next_change(db: sqlite3.Connection) -> int:
+def _count_change(db: sqlite3.Connection) -> None:
+    """One more change, that others may be waiting for."""
     db.execute("UPDATE counter SET change = change + 1")
-    (change,) = db.execute("SELECT change FROM counter").fetchone()
-    return int(change)
 
 
 def _arrived(extents: str) -> int:
@@ -768,8 +792,14 @@ def _differences(before: Upload, after: Upload) -> dict[str, Any]:
     return {name: new for name, old, new in pairs if old != new}
 
 
-def _row_of_upload(upload: Upload) -> dict[str, Any]:
-    return {name: _column(upload, name) for name in _UPLOAD_FIELDS}
+def _row_of_upload(upload: Upload) -> tuple[Any, ...]:
+    """The values of :data:`_COLUMNS`."""
+    return tuple(_column(upload, name) for name in _UPLOAD_FIELDS)
+
+
+def _terms_of(row: Sequence[Any]) -> _Terms:
+    """:param row: the values of :data:`_COLUMNS`."""
+    return tuple(row[place] for place in _TERM_PLACES)
 
 
 def _column(upload: Upload, name: str) -> Any:

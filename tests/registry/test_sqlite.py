@@ -587,6 +587,25 @@ def test_what_is_remembered_is_never_believed_without_a_look(registry: SQLiteReg
     other.close()
 
 
+def test_what_is_remembered_of_a_change_is_what_others_read(registry: SQLiteRegistry, path: Path) -> None:
+    upload = registry.create(Upload(app="app", length=20, metadata={"a": "b"}, owner="somebody"))
+    opened = upload.to(State.RECEIVING, epoch=1, session="token", notes={"c": "d"}, client_metadata={"e": "f"})
+    steps: list[Callable[[Upload], Upload]] = [
+        lambda known: registry.save(known, opened),
+        lambda known: registry.add_extent(known.id, "token", 0, 5),
+        lambda known: registry.save(known, known.to(State.PAUSED)),
+        lambda known: registry.add_extent(known.id, "token", 10, 20, synced=True),
+        lambda known: registry.save(known, known.to(State.RECEIVING), back_to_synced=True),
+        lambda known: registry.save(known, known.to(State.COMPLETING, parts=("x", "y"), was_seen=True), all_came=True),
+    ]
+    known = upload
+    for step in steps:
+        known = step(known)
+        other = SQLiteRegistry(path)
+        assert known == registry.get(upload.id) == other.get(upload.id)
+        other.close()
+
+
 def test_what_was_not_committed_is_not_remembered(registry: SQLiteRegistry) -> None:
     upload = registry.create(receiving(100))
     delivery = Delivery("event", upload.id, "app", "finished", "callable")
