@@ -9,6 +9,8 @@ from typing import Any
 #: The longest name that common file systems take, in bytes of UTF-8.
 LONGEST = 255
 
+#: What Windows does not take.
+_FORBIDDEN = str.maketrans(dict.fromkeys('<>:"|?*', "_"))
 #: What a name in a header is written in, if not in the other one that RFC 5987 knows (section 3.2.1). Python has
 #: decoders by many more names: some raise, whatever they are asked to do, others make what is no text.
 _CHARSET, _OTHER_CHARSET = "utf-8", "iso-8859-1"
@@ -25,7 +27,8 @@ def safe_filename(name: str, default: str = "unnamed") -> str:
     Never empty, never ``.`` or ``..``, never hidden, at most 255 bytes of UTF-8, the extension kept.
     """
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    kept = "".join("_" if char in '<>:"|?*' else char for char in last if _printable(char))
+    kept = last if last.isascii() and last.isprintable() else "".join(filter(_printable, last))
+    kept = kept.translate(_FORBIDDEN)
     kept = unicodedata.normalize("NFC", kept).strip(" .")
     if not kept:
         return default

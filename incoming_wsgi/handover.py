@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TypeVar
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -183,7 +183,7 @@ class FinishedUpload:
 
     def _record(self, target: str) -> None:
         self._record_move(self._upload, target)
-        self._upload = replace(self._upload, moved_to=target)
+        self._upload = self._upload.but(moved_to=target)
 
 
 OnFinish = Callable[[FinishedUpload], Any]

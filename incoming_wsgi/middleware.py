@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,8 +49,8 @@ log = logging.getLogger("incoming_wsgi")
 _current_address: ContextVar[tuple[str, str, str] | None] = ContextVar("incoming_address", default=None)
 
 #: What never stands in one of our addresses, raw or decoded, and could mean another address to a proxy.
-_SUSPICIOUS = ("//", "/.", "\\", "\0", ";", "%")
-_SUSPICIOUS_RAW = ("//", "/.", "\\", ";", "%2f", "%2e", "%5c", "%00", "%25")
+_SUSPICIOUS = re.compile(r"//|/\.|\\|\0|;|%")
+_SUSPICIOUS_RAW = re.compile(r"//|/\.|\\|;|%2f|%2e|%5c|%00|%25")
 
 _GUARD_PAUSE = 0.005  # seconds between two looks whether another thread has made the engine
 _WATCH_INTERVAL = 0.5  # seconds between two looks whether the server is stopping
@@ -417,7 +418,7 @@ def _split(environ: WSGIEnvironment, prefix: str) -> tuple[str, str]:
     """
     path = environ.get("PATH_INFO", "").removeprefix(prefix)
     raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").partition("?")[0].lower()
-    if any(text in path for text in _SUSPICIOUS) or any(text in raw for text in _SUSPICIOUS_RAW if "://" not in raw):
+    if _SUSPICIOUS.search(path) or ("://" not in raw and _SUSPICIOUS_RAW.search(raw)):
         raise NotFound
     if path.startswith("/0.1/"):
         path = path.removeprefix("/0.1")

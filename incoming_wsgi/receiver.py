@@ -392,7 +392,7 @@ class Receiver:
             upload = self.status(upload_id)
             if upload.state not in OPEN_STATES or not upload.session:
                 return upload
-            return self.registry.save(upload, replace(upload, epoch=upload.epoch + 1, session=""))
+            return self.registry.save(upload, upload.but(epoch=upload.epoch + 1, session=""))
 
         upload = _insist(attempt)
         self._settle()
@@ -435,7 +435,7 @@ class Receiver:
 
     def _claim_whole(self, upload: Upload, bulk: Bulk, file: _File) -> Upload | None:
         """Store all bytes, and record that they are here; ``None`` if somebody else was faster."""
-        with self._storage(upload).keeping_whole(replace(upload, length=file.length)) as keep:
+        with self._storage(upload).keeping_whole(upload.but(length=file.length)) as keep:
             # Within the lock, as a session does: who opens it from now on writes after us, or finds that it is taken.
             if self.registry.get(upload.id) != upload:
                 return None
@@ -597,7 +597,7 @@ class Receiver:
                 raise AlreadyComplete
             now = self.registry.now()
             expires_at = upload.expires_at if expires_in is None else now + checked_life(expires_in)
-            return self.registry.save(upload, replace(upload, active_at=now, expires_at=expires_at))
+            return self.registry.save(upload, upload.but(active_at=now, expires_at=expires_at))
 
         renewed = _insist(attempt)
         self._settle()
@@ -776,7 +776,7 @@ class Receiver:
     def _take_up(self, upload: Upload) -> None:
         """Go on with an upload that is being joined, or completed, by nobody."""
         if upload.id not in self._completing and not self._is_being_completed(upload):
-            saved = self._save_quietly(upload, replace(upload, holder=self.registry.holder))
+            saved = self._save_quietly(upload, upload.but(holder=self.registry.holder))
             if saved is not None:
                 self._roll_forward_in_background(saved)
 
@@ -796,7 +796,7 @@ class Receiver:
         except IncomingError as error:
             log.warning("upload %s can't be completed yet: %s", shortened(upload.id), error)
             with suppress(IncomingError):  # where nothing can be recorded: this process sweeps up after itself
-                self._save_quietly(upload, replace(upload, holder=""))  # the next sweep tries again
+                self._save_quietly(upload, upload.but(holder=""))  # the next sweep tries again
         finally:
             self._completing.discard(upload.id)
 
@@ -868,7 +868,7 @@ class Receiver:
             if current.state not in (State.RECEIVING, State.PAUSED, State.COMPLETING):
                 return
             if start_anew:
-                current = self.registry.save(current, replace(current, synced=NOTHING))
+                current = self.registry.save(current, current.but(synced=NOTHING))
             # What comes again may be other bytes than those that were looked at.
             fresh = {"session": "", "holder": "", "sha256": "", "was_seen": False}
             after = current.to(State.RECEIVING, epoch=current.epoch + 1, **fresh)
@@ -940,7 +940,7 @@ class Receiver:
         except (Damaged, EOFError) as error:
             self._give_up_as_damaged(upload, error, settle=delivery)
             return False
-        self.registry.save(upload, replace(upload, boot_id=self.registry.boot_id))
+        self.registry.save(upload, upload.but(boot_id=self.registry.boot_id))
         return True
 
     def _answered(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -1053,7 +1053,7 @@ class Receiver:
     def record_move(self, upload: Upload, target: str) -> None:
         """Remember where the app takes a file, before it is touched."""
         current = self.status(upload.id)
-        self.registry.save(current, replace(current, moved_to=target))
+        self.registry.save(current, current.but(moved_to=target))
         self.registry.sync()
 
     # -- helpers --------------------------------------------------------------------------------------------
@@ -1138,7 +1138,7 @@ class Receiver:
             if head is None:
                 return upload
             self._look(upload, head)
-            return self.registry.save(upload, replace(upload, was_seen=True))
+            return self.registry.save(upload, upload.but(was_seen=True))
         except Conflict:
             return self._known(upload.id)  # somebody has moved it; whoever completes it looks again
         finally:

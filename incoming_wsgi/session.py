@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from hmac import compare_digest
 
 from . import events
@@ -184,7 +183,7 @@ class Session:
         if current.length not in (None, length) or length < current.extents.end:
             raise FileChanged(f"The length is {current.length or current.extents.end} bytes, not {length}.")
         try:
-            self.upload = self._registry.save(current, replace(current, length=length), quotas=self._quotas)
+            self.upload = self._registry.save(current, current.but(length=length), quotas=self._quotas)
         except Conflict:
             raise Replaced from None
         if self._fsync:

@@ -61,7 +61,7 @@ RESPONSE_HEADERS = ("Retry-After",)
 def is_spoken(request: Request) -> bool:
     """Whether a request has what only ours have."""
     waits = request.method == "GET" and "wait" in query_of(request)
-    return waits or "Content-Range" in request.headers or any(name.startswith("Incoming-") for name in request.headers)
+    return waits or any(key == "HTTP_CONTENT_RANGE" or key.startswith("HTTP_INCOMING_") for key in request.environ)
 
 
 def discovery(door: Door) -> Mapping[str, str]:  # noqa: ARG001 (others have more to say)

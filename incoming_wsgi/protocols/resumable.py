@@ -33,6 +33,7 @@ from ..errors import (
     UnsupportedMediaType,
 )
 from ..filenames import name_in_disposition
+from ..headers import has_any
 from ..intake import Body, Door, complete, status_of, store
 from ..interop import Interop, interop_of
 from ..receiver import Receiver
@@ -80,8 +81,10 @@ RESPONSE_HEADERS = (
 def is_spoken(request: Request) -> bool:
     """Whether a request has what only clients of the drafts send."""
     headers = request.headers
-    if "Tus-Resumable" in headers:
+    if has_any(request, "Tus-Resumable"):
         return False
+    if not has_any(request, "Upload-Complete", "Upload-Incomplete", _VERSION):
+        return bool(request.content_type == _PARTIAL)
     says = fields.boolean(headers.get("Upload-Complete")), fields.boolean(headers.get("Upload-Incomplete"))
     return says != (None, None) or _VERSION in headers or request.content_type == _PARTIAL
 

@@ -30,6 +30,7 @@ from ..errors import (
     TooLate,
     UnsupportedMediaType,
 )
+from ..headers import has_any
 from ..intake import Body, Door, complete, store, ticket_of
 from ..receiver import Receiver
 from ..responses import json_response
@@ -137,11 +138,11 @@ class _Call:
 
 def is_spoken(request: Request) -> bool:
     """Whether a request is certainly of this dialect, also where the header that has to say so is missing."""
-    if "Tus-Resumable" in request.headers:
+    if has_any(request, "Tus-Resumable"):
         return True
-    if request.method not in ("POST", "PATCH") or any(name in request.headers for name in _OTHERS):
+    if request.method not in ("POST", "PATCH") or has_any(request, *_OTHERS):
         return False
-    is_creation = request.method == "POST" and any(name in request.headers for name in _CREATING)
+    is_creation = request.method == "POST" and has_any(request, *_CREATING)
     return is_creation or request.content_type.lower() == _BYTES
 
 

@@ -123,6 +123,7 @@ _TERMS = ("version", *_ARRIVAL_FIELDS)
 #: Fields that :meth:`SQLiteRegistry.save` writes; the others it takes from nobody.
 _SAVED = tuple(name for name in _UPLOAD_FIELDS if name not in ("version", "extents", "taken_back"))
 _saved_of = attrgetter(*_SAVED)
+_fields_of = attrgetter(*_UPLOAD_FIELDS)
 #: How fields are written that SQLite does not know.
 _WRITTEN: Mapping[str, Callable[[Any], Any]] = {
     "state": attrgetter("value"),
@@ -135,7 +136,8 @@ _WRITTEN: Mapping[str, Callable[[Any], Any]] = {
     "remove_file_when_finished": int,
     "was_seen": int,
 }
-#: Where these stand among :data:`_COLUMNS`.
+#: Where these stand among :data:`_COLUMNS`, and those.
+_WRITTEN_PLACES = tuple((_UPLOAD_FIELDS.index(name), write) for name, write in _WRITTEN.items())
 _TERM_PLACES = tuple(map(_UPLOAD_FIELDS.index, _TERMS))
 _SELECT_UPLOAD = f"SELECT {_COLUMNS} FROM uploads WHERE id = ?"
 _SELECT_TERMS = f"SELECT {', '.join(_TERMS)} FROM uploads WHERE id = ?"
@@ -310,7 +312,7 @@ class SQLiteRegistry(Registry):
                 saved = current.but(**changes)
                 _refuse_over_quota(db, quotas, current, saved)
                 row = {name: _column(saved, name) for name in changes}
-                terms = tuple(row.get(name, value) for name, value in zip(_TERMS, terms, strict=True))
+                terms = tuple(map(row.get, _TERMS, terms))
                 _count_change(db)
                 _update(db, before.id, row, self._line(current, saved), is_counted=True)
             if settle is not None:
@@ -794,12 +796,15 @@ def _differences(before: Upload, after: Upload) -> dict[str, Any]:
 
 def _row_of_upload(upload: Upload) -> tuple[Any, ...]:
     """The values of :data:`_COLUMNS`."""
-    return tuple(_column(upload, name) for name in _UPLOAD_FIELDS)
+    values = list(_fields_of(upload))
+    for place, write in _WRITTEN_PLACES:
+        values[place] = write(values[place])
+    return tuple(values)
 
 
 def _terms_of(row: Sequence[Any]) -> _Terms:
     """:param row: the values of :data:`_COLUMNS`."""
-    return tuple(row[place] for place in _TERM_PLACES)
+    return tuple([row[place] for place in _TERM_PLACES])
 
 
 def _column(upload: Upload, name: str) -> Any:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 from .. import offload
@@ -292,11 +293,11 @@ def _trim(path: str, length: int | None) -> None:
 
     :raises Damaged: the file is too short.
     """
-    with _opened(path) as descriptor:
-        size = os.fstat(descriptor).st_size
-        if length is None or size < length:
-            raise Damaged(f"Of {length} bytes that had arrived, {size} are stored.")
-        if size > length:
+    size = os.stat(path).st_size
+    if length is None or size < length:
+        raise Damaged(f"Of {length} bytes that had arrived, {size} are stored.")
+    if size > length:
+        with _opened(path) as descriptor:
             offload.run(_cut, descriptor, length)
 
 
@@ -327,15 +328,26 @@ def _age(entry: os.DirEntry[str]) -> float:
     return time.time() - max(status.st_mtime, status.st_ctime)
 
 
-@contextmanager
-def _translating() -> Iterator[None]:
-    """What is not there is not trouble: who asks for it says what that means."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise _translated(error) from error
+class _Translating:
+    """What the system raises, as we call it. Entered with each call: it holds nothing.
+
+    What is not there is not trouble: who asks for it says what that means.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise _translated(error) from error
+
+
+_TRANSLATING = _Translating()
+
+
+def _translating() -> _Translating:
+    return _TRANSLATING
 
 
 def _translated(error: OSError) -> IncomingError:
