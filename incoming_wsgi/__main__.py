@@ -14,6 +14,7 @@ from typing import Any
 
 from . import __version__, metrics, operate
 from .central import Central, is_loopback, receiver_of, tenants_of
+from .draining import Mark
 from .errors import IncomingError
 from .receiver import Receiver
 from .settings import Settings, gather
@@ -57,6 +58,7 @@ _SETTINGS = (
     ("idle_timeout", "SECONDS", "give an upload up when nothing has come for so long; default: 12 hours"),
     ("handover_timeout", "SECONDS", "how long a back end may take to answer; default: 55"),
     ("wait_timeout", "SECONDS", "call a back end that said wait again after; default: 600"),
+    ("drain_file", "FILE", "file by which incoming drain empties this machine, best below /run"),
     ("file_mode", "OCTAL", "permission bits of the files; default: 640"),
     ("file_group", "GROUP", "group of the files"),
 )
@@ -91,6 +93,8 @@ def run_operator(arguments: Sequence[str] | None = None) -> int:
     """``incoming``: look at the uploads of a server, and lend a hand."""
     parser = _operator_parser()
     options = parser.parse_args(arguments)
+    if "drain_command" in options:
+        return _print_drain(parser, options)
     try:
         settings = _settings_of(options)
         if not is_bucket(settings.storage) and not Path(settings.storage).is_dir():
@@ -106,6 +110,18 @@ def run_operator(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         receiver.registry.close()
+    return 0
+
+
+def _print_drain(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if not options.file:
+        parser.error("there is no drain file: name the one that the server has as drain_file, or set it for both")
+    try:
+        for line in options.drain_command(Mark(options.file), options):
+            print(line, flush=True)
+    except (IncomingError, OSError) as error:
+        print(f"incoming: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -163,6 +179,13 @@ def _operator_parser() -> argparse.ArgumentParser:
         if name in ("show", "trail", "retry", "cancel"):
             command.add_argument("id", metavar="ID", help="the ticket")
         command.set_defaults(command=function)
+    for name, (drain_function, about) in _DRAIN_COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        file = os.environ.get("INCOMING_DRAIN_FILE", "")
+        command.add_argument("file", metavar="FILE", nargs="?", default=file, help="default: INCOMING_DRAIN_FILE")
+        if name == "drain":
+            command.add_argument("--wait", metavar="SECONDS", type=float, default=60.0, help="at most; default: 60")
+        command.set_defaults(drain_command=drain_function)
     return parser
 
 
@@ -179,6 +202,16 @@ _COMMANDS: Mapping[str, tuple[Callable[[Receiver, argparse.Namespace], Any], str
     "retry": (lambda receiver, options: operate.retry(receiver, options.id), "hand a file over again"),
     "cancel": (lambda receiver, options: operate.cancel(receiver, options.id), "give an upload up"),
     "cleanup": (lambda receiver, _: operate.cleanup(receiver), "expire and forget what is due, now"),
+}
+
+
+#: They concern the processes of this machine, and no upload in particular.
+_DRAIN_COMMANDS: Mapping[str, tuple[Callable[[Mark, argparse.Namespace], Iterator[str]], str]] = {
+    "drain": (
+        lambda mark, options: operate.drain(mark, options.wait),
+        "take no more uploads on this machine, and wait until it is empty",
+    ),
+    "undrain": (lambda mark, _: operate.undrain(mark), "take uploads on this machine again"),
 }
 
 
@@ -224,7 +257,7 @@ def _gunicorn_settings(options: argparse.Namespace) -> dict[str, Any]:
         "worker_class": "gevent",
         "worker_connections": 10_000,
         "timeout": 60,
-        "graceful_timeout": 5,
+        "graceful_timeout": 15,
         "loglevel": options.log_level,
         "forwarded_allow_ips": options.forwarded_allow_ips,
         "proc_name": "incoming-server",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from . import metrics, offload, servers
+from . import metrics, servers
 from .backend import Backend, Client
 from .clients import Proxies
 from .errors import IncomingError
@@ -23,7 +23,7 @@ from .handover import URLHandler
 from .middleware import (
     PerProcess,
     allowance_of,
-    close_when_stopping,
+    begin,
     make_receiver,
     manners_of,
     refuse,
@@ -174,12 +174,18 @@ class Central:
         if internal and self._settings.metrics and environ.get("PATH_INFO") == f"{self._settings.prefix}/metrics":
             return metrics.app(environ, start_response)
         frontend, backend = (None, self._backend) if internal else (self._frontend, None)
-        return route(self._proxies.behind(environ), start_response, self._settings.prefix, frontend, backend)
+        return route(
+            self._proxies.behind(environ),
+            start_response,
+            self._settings.prefix,
+            frontend,
+            backend,
+            is_draining=self._frontend.is_draining,
+        )
 
     def _make_receiver(self) -> Receiver:
         receiver = receiver_of(self._settings, self._tenants)
-        receiver.start()
-        offload.background(close_when_stopping, self._frontend, name="shutdown watch")
+        begin(receiver, self._frontend, self._settings)
         return receiver
 
     def _client(self, tenant: Tenant) -> Client:

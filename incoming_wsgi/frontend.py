@@ -142,6 +142,7 @@ class Frontend:
         self._bodies: dict[RequestBody, str] = {}  # those that are being read, and the uploads that they are for
         self._interrupted: set[RequestBody] = set()  # of these, those that a newer request has ended
         self._guard = threading.Lock()
+        self.is_draining = False
         self.is_closed = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse, path: str) -> Iterable[bytes]:
@@ -160,21 +161,39 @@ class Frontend:
             response.headers["Connection"] = "close"  # where it ends is anybody's guess
         else:
             response = self._response(request, path)
-        if servers.may_hide_a_length(environ):
+        if servers.may_hide_a_length(environ) or self.is_draining:
             response.headers["Connection"] = "close"
         if tus.is_spoken(request):
             tus.mark(response)
         self._add_cors(request, response)
         return response(environ, start_response)
 
+    def drain(self) -> None:
+        """Send away, to another process, whoever can go there without losing anything. Bytes that come are taken."""
+        self.is_draining = True
+        self._wake_channels()
+
+    def resume(self) -> None:
+        """Take everybody again."""
+        self.is_draining = False
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody brings bytes."""
+        return not self._bodies and not self._channels
+
     def close(self) -> None:
         """The process ends: send everybody away, to come back to another one. What has arrived counts."""
         self.is_closed = True
+        self._wake_channels()
+        with self._guard:
+            for body in self._bodies:
+                body.end()
+
+    def _wake_channels(self) -> None:
         with self._guard:
             for channel in self._channels:
                 channel.wake()
-            for body in self._bodies:
-                body.end()
 
     # -- HTTP -----------------------------------------------------------------------------------------------
 
@@ -232,6 +251,8 @@ class Frontend:
                 self._refuse_foreign_origin(request)
             if not looks_only:
                 self._refuse_while_closing()
+            if request.method == "POST" and not action and body is not None and body.length == 0:
+                self._refuse_while_draining()  # what has a body could not be passed on by a proxy
             respond = chunks.pause if action else dialect.respond
             with self._room_for(request, body):
                 response = respond(request, upload_id, receiver, door)
@@ -342,7 +363,7 @@ class Frontend:
         while True:
             left = deadline - time.monotonic()
             upload = self._receiver().wait(upload_id, until, min(left, _LOOK))
-            if left <= _LOOK or self.is_closed or until(upload):
+            if left <= _LOOK or self.is_closed or self.is_draining or until(upload):
                 return upload
 
     @contextmanager
@@ -371,6 +392,10 @@ class Frontend:
     def _refuse_while_closing(self) -> None:
         if self.is_closed:
             raise Unavailable("The server restarts; come again.", retry_after=1)
+
+    def _refuse_while_draining(self) -> None:
+        if self.is_draining:
+            raise Unavailable("This server takes no more uploads; another one does.", retry_after=1)
 
     def _receiver_for(self, environ: WSGIEnvironment) -> Receiver:
         """The receiver as the sender of a request may use it."""
@@ -448,6 +473,7 @@ class Frontend:
         if response.status_code != 101:
             raise BadRequest("The WebSocket handshake is malformed.")
         with self._turnstile.let_in(network_of(environ)), self._seats.sit(environ) as seated:
+            self._refuse_while_draining()
             if not seated or self.is_closed:
                 raise Unavailable("No further WebSocket can be opened now; upload over HTTP.", retry_after=5)
             connection = servers.take(environ)
@@ -466,6 +492,8 @@ class Frontend:
         conversation = Conversation(receiver, self._manners.window)
         with self._guard:
             self._channels.add(channel)
+        if self.is_draining or self.is_closed:  # since it was asked
+            channel.wake()
         try:
             Dialogue(channel, conversation, receiver, self._manners.receive_timeout).run()
         except Exception:

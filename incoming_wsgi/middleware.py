@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from webob import Request
+from webob import Request, Response
 
-from . import events, metrics, offload, servers
+from . import events, metrics, offload
 from .backend import Backend, Client, checked_secret
 from .clients import Proxies, network_of
-from .errors import Forbidden, IncomingError, NotFound, UnknownUpload
+from .draining import Drain, Mark
+from .errors import Forbidden, IncomingError, NotFound, Unavailable, UnknownUpload
 from .frontend import Frontend, Manners, refusal, tell_of_refusal
 from .handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandler
 from .protocols.websocket import Window
@@ -53,7 +54,6 @@ _SUSPICIOUS = re.compile(r"//|/\.|\\|\0|;|%")
 _SUSPICIOUS_RAW = re.compile(r"//|/\.|\\|;|%2f|%2e|%5c|%00|%25")
 
 _GUARD_PAUSE = 0.005  # seconds between two looks whether another thread has made the engine
-_WATCH_INTERVAL = 0.5  # seconds between two looks whether the server is stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,12 @@ class Incoming:
             log.warning("uploads can't be taken: %s", error)  # the app itself goes on
         if is_ours:
             return route(
-                self._proxies.behind(environ), start_response, self.settings.prefix, self._frontend, self._backend
+                self._proxies.behind(environ),
+                start_response,
+                self.settings.prefix,
+                self._frontend,
+                self._backend,
+                is_draining=self._frontend.is_draining,
             )
         return self._pass_through(environ, start_response)
 
@@ -313,8 +318,7 @@ class Incoming:
             self._on_first_bytes,
         )
         receiver = make_receiver(settings, [app])
-        receiver.start()
-        offload.background(close_when_stopping, self._frontend, name="shutdown watch")
+        begin(receiver, self._frontend, settings)
         return receiver
 
     def _make_backend(self) -> Backend | None:
@@ -389,6 +393,8 @@ def route(
     prefix: str,
     frontend: Frontend | None,
     backend: Backend | None,
+    *,
+    is_draining: bool = False,
 ) -> Iterable[bytes]:
     """Answer a request for one of our addresses; what is not offered here is not found."""
     events.begin_request(environ.get("HTTP_X_REQUEST_ID", ""))
@@ -399,10 +405,17 @@ def route(
         if door == "backend" and backend is not None:
             return backend(Request(environ), rest)(environ, _nosniffing(start_response))
         if door == "ready" and not rest:
-            return text_response("ready\n")(environ, _nosniffing(start_response))
+            return _readiness(is_draining=is_draining)(environ, _nosniffing(start_response))
         raise NotFound
     except IncomingError as error:
         return refuse(error, environ, start_response)
+
+
+def _readiness(*, is_draining: bool) -> Response:
+    """What a load balancer goes by."""
+    response = text_response("draining\n", Unavailable()) if is_draining else text_response("ready\n")
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def refuse(error: IncomingError, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -433,11 +446,12 @@ def _nosniffing(start_response: StartResponse) -> StartResponse:
     return start
 
 
-def close_when_stopping(frontend: Frontend) -> None:
-    """Send WebSockets away as soon as the server is told to end: it would only cut them off."""
-    while not servers.is_stopping() and not frontend.is_closed:
-        time.sleep(_WATCH_INTERVAL)  # no event: under --preload it would be made before gevent patches threads
-    frontend.close()
+def begin(receiver: Receiver, frontend: Frontend, settings: Settings) -> None:
+    """Deliver and clean up from now on, until this process is drained or ends."""
+    receiver.start()
+    drain = Drain(frontend, receiver, Mark(settings.drain_file) if settings.drain_file else None)
+    drain.look()  # before the first request is answered
+    offload.background(drain.watch, name="drain")
 
 
 def manners_of(settings: Settings) -> Manners:

@@ -1,4 +1,4 @@
-"""What an operator sees and does: ``incoming list``, ``show``, ``trail``, ``retry``, ``cancel``, ``cleanup``."""
+"""What an operator sees and does: ``incoming list``, ``show``, ``trail``, ``retry``, ``cancel``, ``drain``, …"""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
+from .draining import Mark
+from .errors import Unavailable
 from .receiver import Receiver
 from .upload import Upload
+
+_LOOK = 0.1  # seconds between two looks whether a machine is empty
 
 _COLUMNS = ("ID", "STATE", "RECEIVED", "LENGTH", "LAST ACTIVE", "APP", "FILE")
 
@@ -86,6 +90,31 @@ def cleanup(receiver: Receiver) -> Iterator[str]:
     while receiver.sweep():
         pass
     yield f"{before - len(receiver.find())} closed uploads were forgotten."
+
+
+def drain(mark: Mark, seconds: float) -> Iterator[str]:
+    """Have all processes of this machine empty themselves, and wait until they are empty.
+
+    :raises Unavailable: they were not after so many seconds; they go on with that.
+    :raises OSError: the drain file can't be used.
+    """
+    mark.put(draining=True)
+    yield "This machine takes no more uploads; it answers /incoming/ready with 503."
+    deadline = time.monotonic() + seconds
+    while not mark.is_everybody_empty():
+        if time.monotonic() > deadline:
+            raise Unavailable("Some bytes, or hand-overs, are still under way; what has arrived is safe in any case.")
+        time.sleep(_LOOK)
+    yield "It is empty, and can be stopped."
+
+
+def undrain(mark: Mark) -> Iterator[str]:
+    """Have this machine take uploads again.
+
+    :raises OSError: the drain file can't be used.
+    """
+    mark.put(draining=False)
+    yield "This machine takes uploads again."
 
 
 def _printable(text: str) -> str:

@@ -56,7 +56,8 @@ class Outbox:
         self._answered = answered
         self._due = threading.Event()
         self._free = threading.Semaphore(_AT_ONCE)
-        self._started = self._stopped = False
+        self._started = self._stopped = self._resting = False
+        self._under_way: set[str] = set()
 
     def start(self) -> None:
         """Deliver from now on, in the background."""
@@ -85,6 +86,19 @@ class Outbox:
             raise
         self._begin(self._deliver, delivery)
 
+    def rest(self) -> None:
+        """Begin no further attempt, until :meth:`resume`: others do."""
+        self._resting = True
+
+    def resume(self) -> None:
+        self._resting = False
+        self.wake()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether attempts are under way."""
+        return bool(self._under_way)
+
     def stop(self) -> None:
         """Begin no further attempt."""
         self._stopped = True
@@ -103,7 +117,7 @@ class Outbox:
 
     def _deliver_due(self) -> None:
         for app, handlers in self._handlers.items():
-            while not self._stopped:
+            while not self._stopped and not self._resting:
                 self._free.acquire()
                 delivery = self._registry.lease(app, tuple(handlers), self._registry.now())
                 if delivery is None:
@@ -113,10 +127,12 @@ class Outbox:
 
     def _has_a_hand_free_for(self, delivery: Delivery) -> bool:
         serves = delivery.handler in self._handlers[delivery.app]
-        return self._started and not self._stopped and serves and self._free.acquire(blocking=False)
+        works = self._started and not self._stopped and not self._resting
+        return works and serves and self._free.acquire(blocking=False)
 
     def _begin(self, deliver: Callable[[Delivery, Handler], None], delivery: Delivery) -> None:
         handler = self._handlers[delivery.app][delivery.handler]
+        self._under_way.add(delivery.event_id)
         offload.background(deliver, delivery, handler, name="hand-over")
 
     def _deliver_synced(self, delivery: Delivery, handler: Handler) -> None:
@@ -126,6 +142,7 @@ class Outbox:
         except IncomingError:
             self._free.release()
             self._give_back(delivery)
+            self._under_way.discard(delivery.event_id)
         else:
             self._deliver(delivery, handler)
 
@@ -139,6 +156,7 @@ class Outbox:
             self._give_back(later(delivery, Outcome("failed", "an error in the outbox"), self._registry.now()))
             raise
         finally:
+            self._under_way.discard(delivery.event_id)
             self._free.release()
 
     def _record(self, delivery: Delivery, outcome: Outcome) -> None:

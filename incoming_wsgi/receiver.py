@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, TypeVar
 
@@ -158,6 +158,7 @@ class Receiver:
         self._looking: set[str] = set()
         self._completions = offload.Crew(_COMPLETIONS, "completion")
         self._stopped = threading.Event()
+        self._resting = threading.Event()
         self._made_at = time.monotonic()
         self._orphans_sought_at = self._made_at
 
@@ -168,8 +169,24 @@ class Receiver:
         self._outbox.start()
         offload.background(self._keep, name="keeper")
 
+    def rest(self) -> None:
+        """Leave to others what they can do as well, until :meth:`resume`: hand-overs, and what is left lying."""
+        self._resting.set()
+        self._outbox.rest()
+
+    def resume(self) -> None:
+        self._resting.clear()
+        self._outbox.resume()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether uploads are being completed or handed over."""
+        return bool(self._completing) or self._outbox.is_busy
+
     def close(self) -> None:
-        """Begin nothing new and let go of the registry."""
+        """Begin nothing new and let go of the registry. To say it twice does no harm."""
+        if self._stopped.is_set():
+            return
         self._stopped.set()
         self._outbox.stop()
         self.registry.close()
@@ -727,7 +744,7 @@ class Receiver:
         while not self._stopped.is_set():
             more = False
             try:
-                with self.registry.alone("sweep") as alone:
+                with nullcontext(False) if self._resting.is_set() else self.registry.alone("sweep") as alone:
                     if alone:
                         more = self.sweep(expire=self._was_there_for_clients)
                         self.registry.maintain()

@@ -22,6 +22,9 @@ from . import offload
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+#: Seconds for what is under way at the end of a server that does not say how many there are.
+_GRACE = 5.0
+
 #: Requests that may wait at the same time under a server with threads whose number can't be seen.
 _UNKNOWN_POOL = 2
 
@@ -257,6 +260,15 @@ def is_stopping() -> bool:
     """Whether the worker process that this is has been told to end, or has lost its master; only gunicorn says so."""
     worker = _gunicorn_worker()
     return worker is not None and (not worker.alive or worker.ppid != os.getppid())
+
+
+def grace() -> float:
+    """Seconds for what is under way when the server is told to end: a third of gunicorn's ``graceful_timeout``.
+
+    Another third is for what comes after it, and the last for what takes longer than it should.
+    """
+    worker = _gunicorn_worker()
+    return float(worker.cfg.graceful_timeout) / 3 if worker is not None else _GRACE
 
 
 def listener(environ: WSGIEnvironment) -> tuple[str, int] | str | None:

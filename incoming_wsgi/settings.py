@@ -147,6 +147,10 @@ class Settings:
     handover_timeout: float = 55.0
     """How long an app may take to answer a hand-over call over HTTP."""
 
+    drain_file: str = ""
+    """A file, best below ``/run``, by which ``incoming drain`` empties the processes of this machine. They have to be
+    able to make it; each machine has its own."""
+
     file_mode: int = 0o640
     """Permission bits of the files (as text: octal); the folders get the matching ones."""
 

@@ -62,6 +62,7 @@ ROOMS = (
     "frontend",
     "backend",
     "metrics",
+    "draining",
     "middleware",
     "",  # the package itself: the public names
     "central",

@@ -11,6 +11,7 @@ from incoming_wsgi import __main__ as module
 from incoming_wsgi import __version__
 from incoming_wsgi.__main__ import run_operator, serve
 from incoming_wsgi.central import Central
+from incoming_wsgi.draining import Mark
 from incoming_wsgi.settings import Settings
 from incoming_wsgi.upload import State
 
@@ -154,3 +155,34 @@ def test_commands_that_are_none(tmp_path: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run_operator([*arguments, "--storage", str(tmp_path)])
     assert caught.value.code == 2
+
+
+def test_draining(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "drain"
+    assert run_operator(["drain", str(path)]) == 0
+    assert "can be stopped" in capsys.readouterr().out
+    assert Mark(path).is_set()
+    monkeypatch.setenv("INCOMING_DRAIN_FILE", str(path))
+    assert run_operator(["undrain"]) == 0
+    assert not Mark(path).is_set()
+    with FileHeld(path):
+        assert run_operator(["drain", "--wait", "0"]) == 1
+    assert "under way" in capsys.readouterr().err
+    assert run_operator(["undrain", str(tmp_path / "nowhere" / "drain")]) == 1
+    monkeypatch.delenv("INCOMING_DRAIN_FILE")
+    with pytest.raises(SystemExit):
+        run_operator(["drain"])
+    assert "no drain file" in capsys.readouterr().err
+
+
+class FileHeld:
+    """A server that is not empty."""
+
+    def __init__(self, path: Path) -> None:
+        self._mark = Mark(path)
+
+    def __enter__(self) -> None:
+        self._mark.hold()
+
+    def __exit__(self, *_: object) -> None:
+        self._mark.release()

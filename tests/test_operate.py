@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 
 from incoming_wsgi import operate
-from incoming_wsgi.errors import NotReady, TooLate, UnknownUpload
+from incoming_wsgi.draining import Mark
+from incoming_wsgi.errors import NotReady, TooLate, Unavailable, UnknownUpload
 from incoming_wsgi.handover import Outcome
 from incoming_wsgi.registry import Delivery
 from incoming_wsgi.upload import State, Upload
@@ -122,3 +125,26 @@ def test_a_trail(engine: Engine) -> None:
     assert lines[0].startswith(datetime.now(timezone.utc).strftime("%Y-%m-"))
     with pytest.raises(UnknownUpload):
         list(operate.trail(engine.receiver, "unknown"))
+
+
+def test_draining_waits_until_the_machine_is_empty(tmp_path: Path) -> None:
+    server, path = Mark(tmp_path / "drain"), tmp_path / "drain"
+    server.hold()
+    lines = operate.drain(Mark(path), 20)
+    assert "no more uploads" in next(lines)
+    assert server.is_set()
+    releasing = threading.Timer(0.2, server.release)
+    releasing.start()
+    assert "can be stopped" in next(lines)
+    assert not releasing.is_alive()
+    assert "again" in "".join(operate.undrain(Mark(path)))
+    assert not server.is_set()
+
+
+def test_draining_says_when_it_takes_too_long(tmp_path: Path) -> None:
+    server = Mark(tmp_path / "drain")
+    server.hold()
+    with pytest.raises(Unavailable, match="still under way"):
+        list(operate.drain(Mark(tmp_path / "drain"), 0))
+    assert server.is_set()
+    server.release()

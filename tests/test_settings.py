@@ -64,6 +64,7 @@ WRITTEN = {
     "receive_timeout": ("30", 30.0),
     "wait_timeout": ("30", 30.0),
     "handover_timeout": ("30", 30.0),
+    "drain_file": ("/run/x/drain", "/run/x/drain"),
     "file_mode": ("660", 0o660),
     "file_group": ("www-data", "www-data"),
 }
