@@ -28,6 +28,7 @@ _SETTINGS = (
         "URL",
         "registry of the uploads (sqlite://, redis://, …); default: a SQLite file in the storage folder",
     ),
+    ("storages", "LIST", "further places that tickets can ask for by name, NAME=DIR or NAME=s3://BUCKET/PREFIX each"),
     ("prefix", "PATH", "where the front end and the back-end API are; default: /incoming"),
     ("public_url", "URL", "scheme and host by which browsers know this server"),
     ("backend_key", "KEY", "key that back ends must show; better given in INCOMING_BACKEND_KEY"),
@@ -222,7 +223,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         default=os.environ.get("INCOMING_CONFIG", ""),
-        help="apps of a central server: sections [app:NAME] with key, finish_hosts, storage, max_length and limits",
+        help="apps of a central server: [app:NAME] with key, finish_hosts, storage, storages, max_length and limits",
     )
 
 

@@ -98,14 +98,12 @@ class Backend:
 
     def _new_upload(self, client: Client, request: Request) -> Response:
         values = _form(request)
-        dest_type = self._receiver().dest_type(client.app)
-        if _value(values, "destType", dest_type) != dest_type:
-            raise BadRequest(f"destType must be {dest_type}.")
         upload = self._receiver().create(
             client.app,
             target=checked_target(_value(values, "signalFinishURL"), client.finish_hosts, request.remote_addr),
             base_url=request.application_url,
             secret=_secret(values),
+            dest=_dest(values),
             remove_file_when_finished=_boolean(values, "removeFileWhenFinished", True),
             max_length=_number(values, "maxLength"),
             length=_number(values, "length"),
@@ -234,6 +232,13 @@ def checked_secret(secret: str) -> str:
     if not secret.isprintable() or len(secret.encode()) > _LONGEST_SECRET:
         raise BadRequest(f"backendSecret may have {_LONGEST_SECRET} bytes of printable characters at most.")
     return secret
+
+
+def _dest(values: MultiDict[str, str]) -> str:
+    dest = values.get("destType")
+    if dest == "":
+        raise BadRequest("destType must name a storage.")
+    return dest or ""
 
 
 def _terms(values: MultiDict[str, str]) -> Terms:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import configparser
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,9 @@ from .middleware import (
 )
 from .quotas import Allowance, rate_of
 from .receiver import App, Receiver
-from .settings import Settings, size
+from .settings import Settings, check_storages, size, storages_in
 from .signatures import key_of
 from .storage import Storage
-from .storage.bucket import check as check_bucket
 from .storage.bucket import is_bucket
 from .targets import FinishHosts
 
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 #: How a section of the configuration file for an app begins: ``[app:photos]``.
 _SECTION = "app:"
 _ALLOWANCES = {each.name: str(each.type) for each in fields(Allowance)}
-_APP_OPTIONS = frozenset({"key", "finish_hosts", "storage", "max_length", "signing_keys", *_ALLOWANCES})
+_APP_OPTIONS = frozenset({"key", "finish_hosts", "storage", "storages", "max_length", "signing_keys", *_ALLOWANCES})
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ class Tenant:
     max_length: int
     signing_keys: tuple[bytes, ...] = ()
     allowance: Allowance = field(default_factory=Allowance)
+    storages: Mapping[str, Storage] = field(default_factory=dict)
 
 
 def tenants_of(settings: Settings, config: str) -> list[Tenant]:
@@ -79,6 +79,7 @@ def tenants_of(settings: Settings, config: str) -> list[Tenant]:
             settings.max_length,
             tuple(map(key_of, settings.signing_keys)),
             allowance_of(settings),
+            {name: storage_of(settings, place) for name, place in settings.storages.items()},
         )
         return [only]
     parser = configparser.ConfigParser(interpolation=None)
@@ -100,8 +101,9 @@ def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
     if not section.get("key"):
         raise ValueError(f"[{section.name}] needs a key")
     place = section.get("storage", "") or _below(settings.storage, name)
-    if is_bucket(place):
-        check_bucket(place)
+    inherited = {other: _below(where, name) for other, where in settings.storages.items()}
+    places = storages_in(section["storages"]) if "storages" in section else inherited
+    check_storages(place, places)
     return Tenant(
         name=name,
         storage=storage_of(settings, place),
@@ -110,6 +112,7 @@ def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
         max_length=size(section.get("max_length", str(settings.max_length))),
         signing_keys=tuple(map(key_of, _words(section, "signing_keys"))),
         allowance=replace(allowance_of(settings), **_allowances(section)),
+        storages={other: storage_of(settings, where) for other, where in places.items()},
     )
 
 
@@ -142,7 +145,7 @@ def receiver_of(settings: Settings, tenants: Iterable[Tenant]) -> Receiver:
 def _app_of(tenant: Tenant, settings: Settings) -> App:
     hosts = _hosts_of(tenant, settings)
     handlers = {"url": URLHandler(settings.handover_timeout, tenant.signing_keys, hosts.addresses_of)}
-    return App(tenant.name, tenant.storage, handlers, tenant.max_length, tenant.allowance)
+    return App(tenant.name, tenant.storage, handlers, tenant.max_length, tenant.allowance, storages=tenant.storages)
 
 
 def _hosts_of(tenant: Tenant, settings: Settings) -> FinishHosts:

@@ -65,6 +65,7 @@ class Permission:
 
     signal_finish_url: str = ""
     backend_secret: str = ""
+    dest: str = ""
     remove_file_when_finished: bool = True
     max_length: int | None = None
     owner: str = ""
@@ -165,6 +166,7 @@ class Incoming:
         *,
         signal_finish_url: str = "",
         backend_secret: str = "",
+        dest: str = "",
         remove_file_when_finished: bool = True,
         max_length: int | None = None,
         length: int | None = None,
@@ -181,6 +183,7 @@ class Incoming:
         :param signal_finish_url: who takes the file: empty for ``on_finish``, an absolute path of the wrapped app, or
             an http(s) URL.
         :param backend_secret: sent along with the hand-over, so that the app knows who calls.
+        :param dest: name of the storage that the file goes to, one of ``storages``; without it, to the default.
         :param remove_file_when_finished: delete the file when the app is done with it, if it is still there.
         :param max_length: bytes that the file may have at most.
         :param length: bytes that it has, where the app knows; tus clients that are given the upload's URL ask for it.
@@ -193,12 +196,13 @@ class Incoming:
         :param bind_cookie: ``NAME=VALUE`` of a cookie that the browser has to send along.
         :param bind_network: address or network that it may be used from: ``192.0.2.7``, ``2001:db8::/64``.
         :returns: the ticket, for ``incoming.Uploader(ticket, file)``.
-        :raises BadRequest: the target is no URL, or there is no ``on_finish``.
+        :raises BadRequest: the target is no URL, or there is no ``on_finish``, or no storage of that name.
         :raises OverQuota: the owner, or the app, has too much open, or was too quick.
         """
         permission = Permission(
             signal_finish_url=signal_finish_url,
             backend_secret=backend_secret,
+            dest=dest,
             remove_file_when_finished=remove_file_when_finished,
             max_length=max_length,
             owner=owner,
@@ -219,6 +223,7 @@ class Incoming:
             target=permission.signal_finish_url,
             base_url=self._base_url(),
             secret=checked_secret(permission.backend_secret),
+            dest=permission.dest,
             remove_file_when_finished=permission.remove_file_when_finished,
             max_length=permission.max_length,
             length=length,
@@ -316,6 +321,7 @@ class Incoming:
             settings.max_length,
             allowance_of(settings),
             self._on_first_bytes,
+            {name: storage_of(settings, place) for name, place in settings.storages.items()},
         )
         receiver = make_receiver(settings, [app])
         begin(receiver, self._frontend, settings)

@@ -79,6 +79,9 @@ _ORPHAN_INTERVAL = 3600.0  # seconds between two looks for them
 _CONFLICTS = 50  # times that a move is tried again because somebody else moved first
 
 
+#: What back ends of Incoming!! 0.1 call the only storage that they know.
+_DESTINATION_OF_0_1 = "file"
+
 #: Shown an upload and its first bytes: nothing, or why the file is not welcome.
 OnFirstBytes = Callable[[Upload, FirstBytes], str | None]
 
@@ -87,10 +90,12 @@ OnFirstBytes = Callable[[Upload, FirstBytes], str | None]
 class App:
     """One app that uploads are received for.
 
+    :ivar storage: where its files go, unless the ticket says otherwise. Its name is its kind: ``file``, ``s3``.
     :ivar handlers: how its files are handed over, by kind.
     :ivar max_length: bytes that its uploads may have, where the ticket does not say less.
     :ivar allowance: what all of them may take up together.
     :ivar on_first_bytes: is shown the first bytes of a file, and may refuse it with a sentence for the person.
+    :ivar storages: further ones, by name.
     """
 
     name: str
@@ -99,6 +104,42 @@ class App:
     max_length: int
     allowance: Allowance = field(default_factory=Allowance)
     on_first_bytes: OnFirstBytes | None = None
+    storages: Mapping[str, Storage] = field(default_factory=dict)
+
+    def destination(self, wanted: str) -> str:
+        """The name of the storage that a new upload goes to.
+
+        :param wanted: a name, or a kind of which there is only one; empty for the default. ``file`` means that, too,
+            where nothing is called so: back ends of 0.1, which knew nothing else, may say it.
+        :raises BadRequest: there is no such storage.
+        """
+        if wanted in ("", self.storage.kind):
+            return self.storage.kind
+        if wanted in self.storages:
+            return wanted
+        of_kind = [name for name, storage in self.storages.items() if storage.kind == wanted]
+        if len(of_kind) == 1:
+            return of_kind[0]
+        if wanted == _DESTINATION_OF_0_1 and not of_kind:
+            return self.storage.kind
+        names = ", ".join(dict.fromkeys((self.storage.kind, *self.storages)))
+        raise BadRequest(f"destType must name one of the storages here: {names}.")
+
+    def storage_of(self, upload: Upload) -> Storage:
+        """:raises Unavailable: its storage is configured no more."""
+        if upload.dest_type == self.storage.kind:
+            return self.storage
+        try:
+            return self.storages[upload.dest_type]
+        except KeyError:
+            name = shortened(upload.id)
+            log.warning("upload %s is in the storage %r, which is not configured", name, upload.dest_type)
+            raise Unavailable("The storage of this upload is missing at the moment.", retry_after=60) from None
+
+    @property
+    def all_storages(self) -> Mapping[str, Storage]:
+        """By name."""
+        return {self.storage.kind: self.storage, **self.storages}
 
 
 @dataclass(frozen=True)
@@ -207,6 +248,7 @@ class Receiver:
         target: str = "",
         base_url: str = "http://localhost",
         secret: str = "",
+        dest: str = "",
         remove_file_when_finished: bool = True,
         max_length: int | None = None,
         length: int | None = None,
@@ -220,6 +262,7 @@ class Receiver:
         """A new upload of an app; its id is the ticket.
 
         :param target: who gets the file: empty for the callable, an absolute path of the wrapped app, or a URL.
+        :param dest: the storage for it; see :meth:`App.destination`.
         :param max_length: bytes; never more than the app's own limit.
         :param length: bytes that the file has, where that is known.
         :param owner: a label of whoever will upload.
@@ -227,7 +270,7 @@ class Receiver:
         :param client: the address that it counts for, where it is known already.
         :param by_backend: whether the HTTP API asks for it.
         :param terms: what the ticket is bound to.
-        :raises BadRequest: there is nobody to hand the file to.
+        :raises BadRequest: there is nobody to hand the file to, or no such storage.
         :raises OverQuota: the owner, the address or the app has too much open, or was too quick.
         :raises TooLarge: the file is longer than is allowed.
         """
@@ -236,7 +279,7 @@ class Receiver:
         now = self.registry.now()
         upload = Upload(
             app=app,
-            dest_type=self._apps[app].storage.kind,
+            dest_type=self._apps[app].destination(dest),
             target=target,
             base_url=base_url,
             secret=secret,
@@ -286,6 +329,7 @@ class Receiver:
             bound_cookie=whole.bound_cookie,
             bound_network=whole.bound_network,
             part_of=whole.id,
+            dest_type=whole.dest_type,
             active_at=self.registry.now(),
         )
         self._refuse_over_quota(part, length)
@@ -332,10 +376,6 @@ class Receiver:
     def subscribe(self, upload_id: str, changed: Callable[[], None]) -> Unsubscribe:
         """Have ``changed()`` called after every move of an upload, on whichever process it happens."""
         return self.registry.subscribe(upload_id, changed)
-
-    def dest_type(self, app: str) -> str:
-        """Where the files of an app go: ``file`` or ``s3``."""
-        return self._apps[app].storage.kind
 
     def read(self, upload: Upload) -> BinaryIO:
         """The stored bytes of an upload.
@@ -729,7 +769,8 @@ class Receiver:
 
         Only what was still arriving: a complete file without a record is one that the app wanted to keep.
         """
-        for storage in {id(app.storage): app.storage for app in self._apps.values()}.values():
+        storages = [storage for app in self._apps.values() for storage in app.all_storages.values()]
+        for storage in {id(storage): storage for storage in storages}.values():
             for upload_id in storage.arriving_since(_ORPHAN_AGE):
                 if self.registry.get(upload_id) is None:
                     log.warning("nobody knows the upload %s; its bytes are put aside", shortened(upload_id))
@@ -1076,7 +1117,7 @@ class Receiver:
     # -- helpers --------------------------------------------------------------------------------------------
 
     def _storage(self, upload: Upload) -> Storage:
-        return self._apps[upload.app].storage
+        return self._apps[upload.app].storage_of(upload)
 
     def _settle(self) -> None:
         """Before anything is told: in fsync mode what was read or written of the records must be on the disk."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from importlib.util import find_spec
 from typing import Any
@@ -21,6 +21,8 @@ from .signatures import key_of
 from .storage.bucket import check as check_bucket
 from .storage.bucket import is_bucket
 
+_STORAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -31,6 +33,10 @@ class Settings:
     storage: str
     """Folder that the files are kept in. Made if it is not there; nothing in it that is not ours is ever touched.
     Or a bucket of S3, of Ceph, say: ``s3://bucket/prefix?endpoint=https://rgw.example.org``."""
+
+    storages: Mapping[str, str] = field(default_factory=dict)
+    """Further places by name, of either kind, that a ticket can ask for: ``{"archive": "s3://…", "fast": "/ssd"}``; as
+    text ``archive=s3://… fast=/ssd``. Uploads remember the name: keep it while there are any."""
 
     registry: str = ""
     """URL of the registry; by default ``sqlite://`` in the storage folder, which must be on a local disk. With a bucket
@@ -201,12 +207,24 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word for word in re.split(r"[,\s]+", text) if word)
 
 
+def storages_in(text: str) -> dict[str, str]:
+    """Places by name: ``archive=s3://bucket fast=/ssd``.
+
+    :raises ValueError: it is not written so.
+    """
+    pairs = [word.partition("=") for word in _words(text)]
+    if any(not equals for _, equals, _ in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
+        raise ValueError("storages are written NAME=PLACE, apart by spaces, and each name once")
+    return {name: place for name, _, place in pairs}
+
+
 _READERS: Mapping[str, Callable[[str], Any]] = {
     "str": str,
     "int": size,
     "float": float,
     "bool": _boolean,
     "tuple[str, ...]": _words,
+    "Mapping[str, str]": storages_in,
 }
 
 _KINDS = {field.name: str(field.type) for field in fields(Settings)}
@@ -230,6 +248,8 @@ def _of_argument(name: str, value: Any) -> Any:
         return os.fspath(value)
     if isinstance(value, str):
         return _read(name, value)
+    if kind == "Mapping[str, str]":
+        return {str(key): os.fspath(place) for key, place in value.items()}
     if kind == "tuple[str, ...]":
         return tuple(value)
     if kind == "bool" and not isinstance(value, bool):
@@ -244,10 +264,21 @@ def _of_argument(name: str, value: Any) -> Any:
 def _check_places(settings: Settings) -> None:
     if settings.registry:
         check_registry(settings.registry)
-    if is_bucket(settings.storage):
-        check_bucket(settings.storage)
-        if not settings.registry:
-            raise ValueError("a storage at s3:// needs a registry: redis://…, or sqlite:///… on a single machine")
+    check_storages(settings.storage, settings.storages)
+    if is_bucket(settings.storage) and not settings.registry:
+        raise ValueError("a storage at s3:// needs a registry: redis://…, or sqlite:///… on a single machine")
+
+
+def check_storages(default: str, others: Mapping[str, str]) -> None:
+    """:raises ValueError: a place can't be used, or a name."""
+    for place in (default, *others.values()):
+        if is_bucket(place):
+            check_bucket(place)
+    for name, place in others.items():
+        if not _STORAGE_NAME.fullmatch(name) or not place:
+            raise ValueError(f"storages: {name!r} must be letters, digits, dots and hyphens, and name a place")
+        if name == ("s3" if is_bucket(default) else "file"):
+            raise ValueError(f"storages: {name!r} is what the one in the option storage is called")
 
 
 def _checked(settings: Settings) -> Settings:

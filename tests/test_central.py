@@ -126,6 +126,18 @@ def test_apps_have_limits_of_their_own(settings: Settings, tmp_path: Path) -> No
         tenants_of(settings, config(tmp_path, "[app:a]\nkey = a\nowner_tickets = 5\n"))
 
 
+def test_apps_have_storages_of_their_own(settings: Settings, tmp_path: Path) -> None:
+    text = f"[app:a]\nkey = a\nstorages = slow={tmp_path}/slow, s3=s3://bucket\n[app:b]\nkey = b\n"
+    inherited = replace(settings, storages={"fast": f"{tmp_path}/fast"})
+    first, second = tenants_of(inherited, config(tmp_path, text))
+    assert {name: storage.kind for name, storage in first.storages.items()} == {"slow": "file", "s3": "s3"}
+    assert list(second.storages) == ["fast"]
+    assert (tmp_path / "slow" / "arriving").is_dir()
+    assert (tmp_path / "fast" / "b" / "arriving").is_dir()
+    (only,) = tenants_of(inherited, "")
+    assert list(only.storages) == ["fast"]
+
+
 def test_a_single_app_needs_no_file(settings: Settings) -> None:
     (tenant,) = tenants_of(settings, "")
     assert (tenant.name, tenant.key, tenant.max_length) == ("app", "", 2**40)
@@ -142,6 +154,8 @@ def test_a_single_app_needs_no_file(settings: Settings) -> None:
         ("[app:a]\nkey =", "needs a key"),
         ("[app:a]\nkey = x\nkeys = y", "no option keys"),
         ("[app:a]\nkey = x\nmax_length = big", "size"),
+        ("[app:a]\nkey = x\nstorages = /srv/slow", "NAME=PLACE"),
+        ("[app:a]\nkey = x\nstorages = file=/srv/slow", "is what"),
     ],
 )
 def test_a_file_that_means_nothing(settings: Settings, tmp_path: Path, text: str, message: str) -> None:

@@ -28,6 +28,10 @@ KEY = "whsec_" + "A" * 32
 #: How each option may be written in the environment, and what it means.
 WRITTEN = {
     "storage": ("/x y", "/x y"),
+    "storages": (
+        "archive=/a, s3=s3://files/c?part_size=5242880",
+        {"archive": "/a", "s3": "s3://files/c?part_size=5242880"},
+    ),
     "registry": ("sqlite:///x", "sqlite:///x"),
     "durability": ("fsync", "fsync"),
     "free_space_floor": ("2G", 2**31),
@@ -101,6 +105,11 @@ def test_a_bucket_needs_a_registry() -> None:
         gather({"storage": "s3://", "registry": "sqlite:///x"}, {})
 
 
+def test_storages_by_name(tmp_path: Path) -> None:
+    settings = gather({"storage": "s3://files", "registry": "sqlite:///x", "storages": {"file": tmp_path / "a, b"}}, {})
+    assert settings.storages == {"file": str(tmp_path / "a, b")}
+
+
 @pytest.mark.parametrize("storage", [None, ""])
 def test_a_folder_is_needed(storage: str | None) -> None:
     with pytest.raises(TypeError, match="INCOMING_STORAGE"):
@@ -141,6 +150,13 @@ def test_a_folder_is_needed(storage: str | None) -> None:
         ("address_tickets", "0/m"),
         ("backend_tickets", "5/week"),
         ("owner_uploads", -1),
+        ("storages", "/srv/archive"),
+        ("storages", "archive="),
+        ("storages", "a=/x a=/y"),
+        ("storages", "file=/x"),  # what the one in storage= is called
+        ("storages", "s3=s3://"),
+        ("storages", {"a b": "/x"}),
+        ("storages", {"../a": "/x"}),
     ],
 )
 def test_a_value_that_means_nothing(name: str, value: Any) -> None:

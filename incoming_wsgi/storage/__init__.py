@@ -94,7 +94,7 @@ class Storage(ABC):
     reads_arriving = True
     is_durable = False
     kind = "file"
-    """What the HTTP API calls it (``destType``)."""
+    """What the HTTP API calls it (``destType``), where it has no other name."""
 
     def remote(self, upload: Upload) -> RemoteFile | None:  # noqa: ARG002
         """A complete file that has no path on this machine."""
