@@ -11,6 +11,7 @@ LONGEST = 255
 
 #: What Windows does not take.
 _FORBIDDEN = str.maketrans(dict.fromkeys('<>:"|?*', "_"))
+
 #: What a name in a header is written in, if not in the other one that RFC 5987 knows (section 3.2.1). Python has
 #: decoders by many more names: some raise, whatever they are asked to do, others make what is no text.
 _CHARSET, _OTHER_CHARSET = "utf-8", "iso-8859-1"
