@@ -33,6 +33,13 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
         yield start
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    """A server that goes through all of a module, one case after the other."""
+    with AppServer("gevent", tmp_path_factory.mktemp("lasting")) as server:
+        yield server
+
+
 @pytest.fixture
 def relay_to() -> Iterator[RelayTo]:
     with ExitStack() as stack:

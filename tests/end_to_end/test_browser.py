@@ -21,12 +21,15 @@ FileOf = Callable[[int], Path]
 transports = pytest.mark.parametrize("transport", ["http", "websocket"])
 
 
+@pytest.fixture
+def server(lasting: AppServer) -> AppServer:
+    """For those who leave its processes as they are; who kills some has a server of their own."""
+    return lasting
+
+
 @transports
 @pytest.mark.parametrize("size", [0, 1, 3 * MIB, SIZE + 1])
-def test_a_file_arrives(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, transport: str, size: int
-) -> None:
-    server = start_server()
+def test_a_file_arrives(server: AppServer, open_page: OpenPage, file_of: FileOf, transport: str, size: int) -> None:
     ticket = server.ticket()
     page = open_page(server.url)
     page.upload(file_of(size), ticket, transport)
@@ -36,8 +39,7 @@ def test_a_file_arrives(
 
 
 @transports
-def test_two_gibibytes(start_server: StartServer, open_page: OpenPage, file_of: FileOf, transport: str) -> None:
-    server = start_server()
+def test_two_gibibytes(server: AppServer, open_page: OpenPage, file_of: FileOf, transport: str) -> None:
     ticket = server.ticket()
     page = open_page(server.url)
     page.upload(file_of(2048 * MIB), ticket, transport)
@@ -48,9 +50,8 @@ def test_two_gibibytes(start_server: StartServer, open_page: OpenPage, file_of: 
 
 @transports
 def test_the_connection_is_cut_at_many_points(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
+    server: AppServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
 ) -> None:
-    server = start_server()
     ticket = server.ticket()
     relay = relay_to(server)
     page = open_page(relay.url)
@@ -69,10 +70,9 @@ def test_the_connection_is_cut_at_many_points(
 
 @transports
 def test_a_dead_link_is_noticed(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
+    server: AppServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
 ) -> None:
     """Everything is swallowed, without an error: the library comes back by itself when the link does."""
-    server = start_server()
     ticket = server.ticket()
     relay = relay_to(server, 40 * MIB)
     page = open_page(relay.url)
@@ -88,10 +88,9 @@ def test_a_dead_link_is_noticed(
 
 @transports
 def test_a_black_hole_is_noticed(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
+    server: AppServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
 ) -> None:
     """Nothing comes through any more, over old connections and new ones, until the link is back."""
-    server = start_server()
     ticket = server.ticket()
     relay = relay_to(server, 40 * MIB)
     page = open_page(relay.url)
@@ -107,10 +106,9 @@ def test_a_black_hole_is_noticed(
 
 @transports
 def test_a_slow_line_is_no_black_hole(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
+    server: AppServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
 ) -> None:
     """All that was sent is in buffers at once, and then nothing can be seen for longer than a dead link has."""
-    server = start_server()
     ticket = server.ticket()
     relay = relay_to(server, 40_000)
     page = open_page(relay.url)
@@ -128,9 +126,8 @@ _NOTE_LOSSES = """() => {
 
 @transports
 def test_the_page_is_reloaded_and_the_file_picked_again(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
+    server: AppServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
 ) -> None:
-    server = start_server()
     ticket = server.ticket()
     relay = relay_to(server, 40 * MIB)
     page = open_page(relay.url)
@@ -203,9 +200,8 @@ def test_pause_and_resume(
 @transports
 @pytest.mark.parametrize("when", ["uploading", "paused", "offline"])
 def test_cancel(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str, when: str
+    server: AppServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str, when: str
 ) -> None:
-    server = start_server()
     ticket = server.ticket()
     relay = relay_to(server, 40 * MIB)
     page = open_page(relay.url)
@@ -226,12 +222,12 @@ def test_cancel(
     event = eventually(lambda: server.events(ticket))[0]
     assert event["kind"] == "cancelled"
     assert "not this one" in event["reason"]
-    eventually(lambda: not list((server.folder / "incoming" / "arriving").iterdir()), what="the bytes being deleted")
+    arriving = server.folder / "incoming" / "arriving"
+    eventually(lambda: not list(arriving.glob(f"*{ticket}*")), what="the bytes being deleted")
 
 
 @transports
-def test_cancel_comes_too_late(start_server: StartServer, open_page: OpenPage, file_of: FileOf, transport: str) -> None:
-    server = start_server()
+def test_cancel_comes_too_late(server: AppServer, open_page: OpenPage, file_of: FileOf, transport: str) -> None:
     ticket = server.ticket(answer="wait")
     page = open_page(server.url)
     page.upload(file_of(3 * MIB), ticket, transport)
@@ -246,9 +242,8 @@ def test_cancel_comes_too_late(start_server: StartServer, open_page: OpenPage, f
 
 @transports
 def test_the_app_takes_its_time_and_the_page_is_reloaded(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, transport: str
+    server: AppServer, open_page: OpenPage, file_of: FileOf, transport: str
 ) -> None:
-    server = start_server()
     ticket = server.ticket(answer="wait")
     page = open_page(server.url)
     page.upload(file_of(3 * MIB), ticket, transport)
@@ -263,10 +258,9 @@ def test_the_app_takes_its_time_and_the_page_is_reloaded(
 
 @transports
 def test_two_tabs_with_one_ticket(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
+    server: AppServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str
 ) -> None:
     """The newer one wins, and the older one says why and stays away."""
-    server = start_server()
     ticket = server.ticket()
     relay = relay_to(server, 40 * MIB)
     old, new = open_page(relay.url), open_page(relay.url)
@@ -281,10 +275,9 @@ def test_two_tabs_with_one_ticket(
 
 @transports
 def test_a_changed_file_is_refused(
-    start_server: StartServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str, tmp_path: Path
+    server: AppServer, open_page: OpenPage, file_of: FileOf, relay_to: RelayTo, transport: str, tmp_path: Path
 ) -> None:
     """Of the same name and length, but with another byte in it: the upload that was begun lives on untouched."""
-    server = start_server()
     ticket = server.ticket()
     page = open_page(relay_to(server, 40 * MIB).url)
     page.upload(file_of(SIZE), ticket, transport)
@@ -304,8 +297,7 @@ def _state(server: AppServer, ticket: str) -> str:
     return state
 
 
-def test_the_library_as_a_module(start_server: StartServer, open_page: OpenPage, file_of: FileOf) -> None:
-    server = start_server()
+def test_the_library_as_a_module(server: AppServer, open_page: OpenPage, file_of: FileOf) -> None:
     ticket = server.ticket()
     page = open_page(server.url)
     page.pick(file_of(3 * MIB))

@@ -12,7 +12,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +39,6 @@ MakeClient = Callable[..., ChunkClient]
 
 transports = pytest.mark.parametrize("transport", STUBBORN)
 victims = pytest.mark.parametrize("victim", ["worker", "server"])
-
-
-@pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
-    """A server that goes through all of it, one case after the other."""
-    with AppServer("gevent", tmp_path_factory.mktemp("lasting")) as server:
-        yield server
 
 
 @dataclass
