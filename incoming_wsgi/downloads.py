@@ -44,7 +44,8 @@ def download(
     :param filename: the name to save it by: any text.
     :param x_accel: nginx is to send it: folders, and the internal addresses that nginx knows them by. A file that is
         in none of them is sent from here.
-    :param x_sendfile: Apache (mod_xsendfile) or lighttpd is to send it.
+    :param x_sendfile: Apache (mod_xsendfile) or lighttpd is to send it; they get its path percent-encoded, as both take
+        it by default. Without that ``%2e%2e%2f`` in a name would lead them elsewhere.
     :raises FileNotFoundError: there is none.
     """
     file = open(path, "rb", buffering=0)  # noqa: SIM115 (the server closes it)
@@ -53,7 +54,7 @@ def download(
     if address or x_sendfile:
         file.close()
         response = Response()
-        name, value = ("X-Accel-Redirect", address) if address else ("X-Sendfile", os.path.realpath(path))
+        name, value = ("X-Accel-Redirect", address) if address else ("X-Sendfile", quote(os.path.realpath(path)))
         response.headers[name] = value
     else:
         response = file_response(file, status.st_size)

@@ -4,6 +4,7 @@ import os
 import random
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import example, given
@@ -70,7 +71,24 @@ def test_the_server_in_front_sends_it(path: Path) -> None:
     assert (answer.body, answer.headers["X-Accel-Redirect"]) == (b"", "/kept/kept%20100%25.bin")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     answer = ask(path, x_sendfile=True)
-    assert (answer.body, answer.headers["X-Sendfile"]) == (b"", str(path))
+    assert (answer.body, answer.headers["X-Sendfile"]) == (b"", f"{path.parent}/kept%20100%25.bin")
+
+
+@pytest.mark.parametrize(
+    "name", ["%2e%2e%2f%2e%2e%2fetc%2fpasswd", "x\r\nSet-Cookie: a=b", "\u0142\u00f3d\u017a", "a%00b"]
+)
+def test_no_name_leads_the_server_in_front_elsewhere(tmp_path: Path, name: str) -> None:
+    """nginx, lighttpd and mod_xsendfile all decode what they are told."""
+    path = tmp_path / name
+    path.write_bytes(b"x")
+    for header, options in (
+        ("X-Accel-Redirect", {"x_accel": {str(tmp_path): str(tmp_path)}}),
+        ("X-Sendfile", {"x_sendfile": True}),
+    ):
+        told = ask(path, **options).headers[header]
+        assert told.isascii()
+        assert told.isprintable()
+        assert unquote(told) == str(path)
 
 
 def test_nginx_is_sent_nowhere_else(path: Path, tmp_path: Path) -> None:
