@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,7 @@ from .errors import NotImplementedHere
 from .registry import Delivery
 from .relocate import RemoteFile, fetch, relocate, stays_within, take_home
 from .signatures import sign
+from .sockets import stop_reading
 from .upload import Upload, shortened
 
 if TYPE_CHECKING:
@@ -282,6 +284,8 @@ class URLHandler(Handler):
                 with suppress(requests.ConnectionError):  # a host may listen at one of its addresses only
                     return self._deliver_to(address, target, notice, deadline)
             return self._deliver_to(last, target, notice, deadline)
+        except requests.Timeout:
+            return Outcome("failed", "the call ended with Timeout")
         except OSError as error:  # those of requests are of this kind, too
             # Its text has the URL in it, and that may have a secret in it.
             return Outcome("failed", f"the call ended with {type(error).__name__}")
@@ -289,9 +293,9 @@ class URLHandler(Handler):
     def _deliver_to(self, address: str, target: SplitResult, notice: Notice, deadline: float) -> Outcome:
         import requests
 
-        with requests.Session() as session:
+        with requests.Session() as session, _Cutter(deadline - time.monotonic()) as cutter:
             session.trust_env = False
-            session.mount("https://", _as(target.hostname or ""))
+            session.mount(f"{target.scheme}://", _as(target.hostname or "", cutter))
             call = self._call(notice)
             call["headers"]["Host"] = target.netloc
             response = session.post(
@@ -319,13 +323,72 @@ def _at(address: str, target: SplitResult) -> str:
     return target._replace(netloc=host if target.port is None else f"{host}:{target.port}").geturl()
 
 
-def _as(host: str) -> HTTPAdapter:
+class _Cutter:
+    """Ends a connection when its time is over, whatever is going on there: the time-outs of a socket begin anew with
+    every byte, of a header without an end, say.
+
+    :param seconds: after which, counted from the beginning of the block.
+    :raises requests.Timeout: at the end of the block, if it was cut: what was heard is not all that was said.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._has_cut = False
+        self._descriptors: list[int] = []
+        self._guard = threading.Lock()
+        self._timer = threading.Timer(max(0.0, seconds), self._cut)
+        self._timer.daemon = True
+
+    def watch(self, sock: socket.socket) -> None:
+        """A new connection. It may be handed on to TLS, so a duplicate is kept."""
+        with self._guard:
+            self._descriptors.append(os.dup(sock.fileno()))
+
+    def _cut(self) -> None:
+        with self._guard:
+            self._has_cut = True
+            for descriptor in self._descriptors:
+                stop_reading(descriptor)
+
+    def __enter__(self) -> _Cutter:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import requests
+
+        self._timer.cancel()
+        with self._guard:
+            while self._descriptors:
+                os.close(self._descriptors.pop())
+        if self._has_cut:
+            raise requests.Timeout
+
+
+def _as(host: str, cutter: _Cutter) -> HTTPAdapter:
     """For calls by address: TLS asks for, and checks, the certificate of that host."""
     from requests.adapters import HTTPAdapter
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+    class Watched(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            sock = super()._new_conn()
+            cutter.watch(sock)
+            return sock
+
+    class WatchedTLS(Watched, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Watched
+
+    class PoolTLS(HTTPSConnectionPool):
+        ConnectionCls = WatchedTLS
 
     class Adapter(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
             super().init_poolmanager(*args, server_hostname=host, **kwargs)
+            self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": PoolTLS}
 
     return Adapter()
 

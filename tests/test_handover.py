@@ -373,24 +373,47 @@ def test_without_a_key_nothing_is_signed(upload: Upload, back_end: BackEnd) -> N
     assert not [name for name in back_end.raw[0][0] if name.startswith("webhook")]
 
 
-def test_an_answer_that_drips_is_not_waited_for(upload: Upload) -> None:
+#: What a back end may say without an end: its beginning, and what goes on.
+ENDLESS = {
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n", b"d"),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "the length of a chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;", b"x"),
+    "what unpacks to nothing": (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\3",
+        b"\0\0\0\xff\xff",
+    ),
+    "status line": (b"HTTP/1.1 200 O", b"K"),
+    "header": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n"),
+    "interim responses": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_an_answer_that_drips_is_not_waited_for(upload: Upload, what: str) -> None:
     """A drop a tenth of a second, for ever: each one would begin a time-out of the socket anew."""
     stop = threading.Event()
+    start, more = ENDLESS[what]
 
     def drip(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection, suppress(OSError):
             connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n")
+            connection.sendall(start)
             while not stop.wait(0.1):
-                connection.sendall(b"d")
+                connection.sendall(more)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=drip, args=(listener,))
         thread.start()
+        rescue = threading.Timer(5, stop.set)
+        rescue.start()
         outcome = URLHandler(1).deliver(at(upload, f"http://127.0.0.1:{listener.getsockname()[1]}/"))
+        was_waited_for = stop.is_set()
+        rescue.cancel()
         stop.set()
         thread.join()
+    assert not was_waited_for
     assert (outcome.word, outcome.error) == ("failed", "the call ended with Timeout")
 
 
@@ -496,7 +519,7 @@ def test_a_back_end_that_hangs(upload: Upload, back_end: BackEnd) -> None:
         return Response(body=b"done")
 
     back_end.answer = hang
-    assert URLHandler(0.05).deliver(at(upload, back_end.url)) == Outcome("failed", "the call ended with ReadTimeout")
+    assert URLHandler(0.05).deliver(at(upload, back_end.url)) == Outcome("failed", "the call ended with Timeout")
     go_on.set()
 
 
