@@ -12,6 +12,8 @@ from typing import Any
 log = logging.getLogger("incoming_wsgi")
 
 _SANE = re.compile(r"[A-Za-z0-9._:@=+/-]{1,64}")
+_TICKET = re.compile(r"\b([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
+_FORMATTER = logging.Formatter()
 
 _request_id: ContextVar[str] = ContextVar("incoming_request_id", default="")
 
@@ -19,6 +21,40 @@ _request_id: ContextVar[str] = ContextVar("incoming_request_id", default="")
 Listener = Callable[[str, Mapping[str, Any]], None]
 
 _listeners: list[Listener] = []
+
+
+class Discretion(logging.Filter):
+    """What holds of all that we log: no ticket is whole, and nothing that a stranger has said begins a line.
+
+    Also in the texts of exceptions, ours and the app's: the path of a file that is not there has a ticket in it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_discreet, record.args))
+        for name in ("owner", "reason"):
+            if hasattr(record, name):
+                setattr(record, name, _discreet(getattr(record, name)))
+        if record.exc_info and not record.exc_text:
+            record.exc_text = _shortened(_FORMATTER.formatException(record.exc_info))
+        return True
+
+
+def _discreet(value: Any) -> Any:
+    if not isinstance(value, (str, BaseException)):
+        return value
+    return "".join(map(_visible, _shortened(str(value))))
+
+
+def _shortened(text: str) -> str:
+    return _TICKET.sub(r"\1…", text)
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
+
+
+log.addFilter(Discretion())
 
 
 def listen(listener: Listener) -> None:

@@ -5,13 +5,17 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from webtest import TestApp
 
 from incoming_wsgi import Incoming, events
 from incoming_wsgi.errors import OverQuota
+from incoming_wsgi.upload import State, new_ticket
 from tests.support.waiting import eventually
+
+from .helpers import Engine
 
 
 @pytest.fixture
@@ -107,3 +111,45 @@ def test_an_app_over_quota_hears_it_as_an_exception(web: TestApp) -> None:
     with pytest.raises(OverQuota) as caught:
         web.app.new_upload(owner="me")
     assert caught.value.facts["limit"] == "owner_uploads"
+
+
+@pytest.mark.parametrize("said", ["x\n2026-01-01 CRITICAL all is lost", "x\r", "\x1b[2J", "\u2028x", "a\x85b"])
+def test_nobody_writes_a_line_of_the_log(web: TestApp, caplog: pytest.LogCaptureFixture, said: str) -> None:
+    """What a client says on cancelling is in the log, in one line and without what moves a cursor."""
+    ticket = web.app.new_upload()
+    reason = quote(said)
+    web.delete(f"/incoming/frontend/uploads/{ticket}", headers={"Incoming-Reason": reason})
+    assert web.get(f"/incoming/frontend/uploads/{ticket}").json["reason"] == said
+    record = records(caplog, "moved")[-1]
+    assert record.state == "cancelled"
+    assert record.getMessage().isprintable()
+    assert record.reason.isprintable()
+
+
+def test_no_ticket_is_whole_in_what_an_exception_says(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "incoming_wsgi")
+    ticket = new_ticket()
+    try:
+        open(f"/nowhere/{ticket}")  # noqa: SIM115 (it is not there)
+    except FileNotFoundError as error:
+        events.log.exception("it is gone: %s; %r", error, error)
+        events.tell("refused", "refused: %s", error, reason=str(error))
+    text = "".join(map(logging.Formatter("%(message)s %(reason)s", defaults={"reason": ""}).format, caplog.records))
+    assert ticket not in text
+    assert text.count(ticket[:8] + "…") >= 5
+    assert "Traceback" in text
+
+
+def test_a_vanished_file_is_logged_without_its_ticket(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its path ends with it."""
+    engine = Engine(tmp_path)
+    ticket = engine.ticket()
+    with engine.open(ticket, 10) as session:
+        session.write(0, b"0123456789")
+        upload = session.sync()
+        engine.arriving(ticket).unlink()
+        engine.receiver.complete(upload)
+        engine.until(ticket, State.DAMAGED)
+    engine.close()
+    assert f"upload {ticket[:8]}… is damaged" in caplog.text
+    assert ticket not in caplog.text
