@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import quote, urlsplit
 
 from webob import Request, Response
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("incoming_wsgi")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Scheme, host and script name of the request that this thread is at, for the tickets that the app makes in it. It is
 #: not taken back at the end of the call: an app's answer may be a generator, which makes a ticket only later.
@@ -237,14 +240,14 @@ class Incoming:
     def _permit(self, request: Request, metadata: Mapping[str, str]) -> Upload:
         """:raises Forbidden: the app does not want this upload."""
         _remember_address(request.environ)
-        permission = self._authorize(_without_body(request), metadata) if self._authorize is not None else None
+        permission = _asked(self._authorize, _without_body(request), metadata) if self._authorize is not None else None
         if permission is None:
             raise Forbidden("The app does not allow this upload.")
         return self._create(permission, client=network_of(request.environ))
 
     def _may_open(self, request: Request, upload: Upload) -> bool:
         _remember_address(request.environ)
-        return self._authorize_opening is None or bool(self._authorize_opening(_without_body(request), upload))
+        return self._authorize_opening is None or bool(_asked(self._authorize_opening, _without_body(request), upload))
 
     def renew_upload(self, ticket: str, expires_in: float | None = None) -> None:
         """Give an upload more time while it waits or runs: its idle time begins anew.
@@ -342,6 +345,20 @@ class Incoming:
             parts = urlsplit(self.settings.public_url)
             scheme, host = parts.scheme, parts.netloc
         return f"{scheme}://{host}{quote(script_name)}"
+
+
+def _asked(decide: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What the app decides. If we let its errors through, the server would log them with the whole ticket.
+
+    :raises Unavailable: it has failed; nothing is decided.
+    """
+    try:
+        return decide(*args, **kwargs)
+    except IncomingError:
+        raise
+    except Exception as error:
+        log.exception("the app has failed to decide about an upload")
+        raise Unavailable("The app can't decide about this upload at the moment.", retry_after=5) from error
 
 
 def _without_body(request: Request) -> Request:

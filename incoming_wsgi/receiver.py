@@ -326,6 +326,7 @@ class Receiver:
             owner=whole.owner,
             client=whole.client or self._visitor.client,
             max_length=whole.max_length,
+            max_connections=whole.max_connections,
             bound_cookie=whole.bound_cookie,
             bound_network=whole.bound_network,
             part_of=whole.id,
@@ -1150,7 +1151,8 @@ class Receiver:
         except BaseException:
             writer.close()
             raise
-        lane = (upload.id, upload.session)
+        # Parts share the connections of their whole: there may be a thousand of them.
+        lane = (upload.part_of, "") if upload.part_of else (upload.id, upload.session)
         try:
             limit = min(self.limit(upload), self._room_for(upload))
             self._lanes.enter(lane, upload.max_connections or None)

@@ -97,6 +97,8 @@ def _unquoted(pair: str) -> str:
 
 def _is_in(address: str, network: str) -> bool:
     try:
-        return ipaddress.ip_address(address.partition("%")[0]) in ipaddress.ip_network(network)
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found) in ipaddress.ip_network(network)

@@ -364,6 +364,30 @@ def test_the_app_is_asked_at_each_opening(wrapped: Callable[..., Incoming], dial
     assert asked == [("session=abc", ticket), ("", ticket)]
 
 
+@pytest.mark.parametrize("dialect", ["own", "whole", "tus", "ietf"])
+def test_an_app_that_fails_to_decide(
+    wrapped: Callable[..., Incoming], dialect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: Request, upload: Any) -> bool:
+        raise RuntimeError(f"a bug over {upload.id}")
+
+    web = TestApp(wrapped(authorize_opening=fail))
+    ticket = web.app.new_upload()
+    assert open_by(dialect, web, ticket) == 503
+    assert web.app.upload(ticket).state.value == "waiting"
+    assert "RuntimeError: a bug over" in caplog.text
+    assert ticket not in caplog.text
+
+
+def test_an_app_that_fails_to_decide_about_somebody_without_a_ticket(wrapped: Callable[..., Incoming]) -> None:
+    def fail(*_: Any) -> Permission:
+        raise KeyError("user")
+
+    answer = create_by_tus(TestApp(wrapped(authorize=fail)))
+    assert answer.status_int == 503
+    assert "KeyError" not in answer.text
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_ticket_ends(engines: Callable[..., Engine], tmp_path: Path, clock: Clock, dialect: str) -> None:
     with closing(Incoming(app, storage=tmp_path, on_finish=lambda _: "done")) as incoming:
@@ -428,6 +452,20 @@ def test_connections_of_a_ticket(engines: Callable[..., Engine]) -> None:
     session = engine.open(engine.ticket(terms=Terms(max_connections=1)), 100)
     with pytest.raises(OverQuota):
         engine.receiver.session(session.upload.id, session.token)
+
+
+def test_parts_have_the_connections_of_their_whole(engines: Callable[..., Engine]) -> None:
+    """However many there are; who sends one of them anew comes in the place of an old connection only."""
+    engine = engines(connections=10)
+    whole = engine.ticket(terms=Terms(max_connections=2))
+    parts = [engine.receiver.create_part(whole, 10).id for _ in range(3)]
+    one, two = (engine.open(part, 10) for part in parts[:2])
+    with pytest.raises(OverQuota):
+        engine.open(parts[2], 10)
+    one.close()
+    with engine.open(parts[2], 10), pytest.raises(OverQuota):
+        engine.open(parts[0], 10)
+    two.close()
 
 
 def test_a_part_is_bound_like_its_whole(engines: Callable[..., Engine]) -> None:

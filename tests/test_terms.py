@@ -51,6 +51,9 @@ def test_the_value_of_the_cookie_is_not_kept() -> None:
         ("192.0.2.0/24", "192.0.3.1", False),
         ("2001:db8::/64", "2001:db8::9", True),
         ("2001:db8::/64", "192.0.2.7", False),
+        ("192.0.2.0/24", "::ffff:192.0.2.7", True),  # by a socket that takes both kinds
+        ("192.0.2.0/24", "::ffff:192.0.3.7", False),
+        ("2001:db8::/64", "2001:db8::9%eth0", True),
         ("192.0.2.7", "", False),
         ("192.0.2.7", "nobody", False),
     ],
