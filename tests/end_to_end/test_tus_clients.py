@@ -70,7 +70,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         def site(kind: str) -> Site:
             if kind not in sites:
                 nginx = stack.enter_context(
-                    Nginx(folder / "nginx", server.port, recommended=True, page="tus.rst", tls=True)
+                    Nginx(folder / "nginx", server.port, recommended=True, source="docs/tus.rst", tls=True)
                 )
                 sites[kind] = Site(server, nginx.url, nginx.certificate)
             return sites[kind]

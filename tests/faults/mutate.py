@@ -24,7 +24,7 @@ from .campaigns import all_campaigns
 MUTANTS = sorted((Path(__file__).parent / "mutants").glob("*.patch"))
 _CAMPAIGN = re.compile(r"campaign: (\S+)")
 _VERDICT = re.compile(r"([\d,]+) passed, ([\d,]+) failed")
-_COPIED = ("incoming_wsgi", "assets", "tests", "examples", "pyproject.toml", "setup.py")
+_COPIED = ("incoming_wsgi", "assets", "deploy", "tests", "examples", "pyproject.toml", "setup.py")
 
 
 def main() -> int:

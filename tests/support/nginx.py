@@ -1,9 +1,10 @@
-"""A real nginx in front of a server, with its defaults or with the configuration that the documentation recommends."""
+"""A real nginx before servers: with its defaults, with a file of ``deploy/nginx``, or as a page of the manual says."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import requests
@@ -12,6 +13,9 @@ from tests.needs import need
 from tests.support.waiting import eventually
 
 from .processes import ROOT, Process, free_port
+
+#: The file for an app that is wrapped.
+BESIDE_APP = "deploy/nginx/beside-app.conf"
 
 _AROUND = """
 daemon off; user root; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log error;
@@ -24,35 +28,47 @@ http {{
 }}
 """
 
-_DEFAULTS = "server { listen 127.0.0.1:8000; location / { proxy_pass http://127.0.0.1:UPSTREAM; } }"
+_DEFAULTS = "server { listen 80; location / { proxy_pass http://127.0.0.1:8000; } }"
 
 
 class Nginx:
-    """:param upstream: port of the server behind it.
-    :param recommended: with the configuration from the documentation; else with nginx's own defaults.
-    :param page: of the documentation, which has it.
+    """:param upstreams: ports of the servers behind it, or ``host:port``.
+    :param recommended: with our configuration; else with nginx's own defaults.
+    :param source: of that configuration: a file, or a page of the documentation that has it.
     :param tls: with TLS and HTTP/2; browsers and others have to be told of :attr:`certificate`.
+    :param host: the address that it listens at.
     """
 
     def __init__(
-        self, folder: Path, upstream: int, *, recommended: bool, page: str = "deployment.rst", tls: bool = False
+        self,
+        folder: Path,
+        *upstreams: int | str,
+        recommended: bool,
+        source: str = BESIDE_APP,
+        tls: bool = False,
+        host: str = "127.0.0.1",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._host = host
         self.port = free_port()
-        self.certificate = folder / "certificate.pem" if tls else None
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
-        inside = _recommended(page, self._listen(), upstream) if recommended else _defaults(self.port, upstream)
+        text = (ROOT / source).read_text("utf-8") if recommended else _DEFAULTS
+        with_tls = tls or "listen 443 ssl;" in text
+        self.certificate = folder / "certificate.pem" if with_tls else None
+        self.url = f"{'https' if with_tls else 'http'}://{host}:{self.port}"
+        block = _block_of(text) if source.endswith(".rst") and recommended else text
+        inside = _filled_in(block, self._listen(), [_address(upstream) for upstream in upstreams])
         inside = inside.replace("/var/log/nginx", str(folder))
-        (folder / "nginx.conf").write_text(_AROUND.format(folder=folder, inside=inside))
+        self.configuration = folder / "nginx.conf"
+        self.configuration.write_text(_AROUND.format(folder=folder, inside=inside))
 
     def _listen(self) -> str:
-        where = f"listen 127.0.0.1:{self.port}"
+        where = f"listen {self._host}:{self.port}"
         if self.certificate is None:
             return f"{where};"
         key = self._folder / "key.pem"
         command = f"{need('openssl')} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
-        names = ("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(self.certificate))
+        names = ("-addext", f"subjectAltName=IP:{self._host}", "-keyout", str(key), "-out", str(self.certificate))
         subprocess.run([*command, *names], check=True, capture_output=True)
         return f"{where} ssl http2; ssl_certificate {self.certificate}; ssl_certificate_key {key};"
 
@@ -60,9 +76,11 @@ class Nginx:
         """All that it has written down."""
         return "".join(path.read_text() for path in self._folder.glob("*.log"))
 
+    def command(self, *options: str) -> list[str]:
+        return [need("nginx"), "-c", str(self.configuration), "-e", str(self._folder / "error.log"), *options]
+
     def __enter__(self) -> Nginx:
-        command = [need("nginx"), "-c", str(self._folder / "nginx.conf"), "-e", str(self._folder / "error.log")]
-        self._process = Process(command, self._folder / "out.log")
+        self._process = Process(self.command(), self._folder / "out.log")
         eventually(self._answers, what="nginx answering")
         return self
 
@@ -77,14 +95,26 @@ class Nginx:
             return False
 
 
-def _defaults(port: int, upstream: int) -> str:
-    return _DEFAULTS.replace("8000", str(port)).replace("UPSTREAM", str(upstream))
+def _address(upstream: int | str) -> str:
+    return f"127.0.0.1:{upstream}" if isinstance(upstream, int) else upstream
 
 
-def _recommended(page: str, listen: str, upstream: int) -> str:
-    """The first nginx block of a page of the documentation, as it stands there."""
-    text = (ROOT / "docs" / page).read_text()
+def _block_of(text: str) -> str:
+    """The first nginx block of a page, as it stands there; it has ``…`` where the listener would be."""
     found = re.search(r"\.\. code-block:: nginx\n\n((?:    .*\n|\n)+)", text)
-    assert found, f"docs/{page} has no nginx block"
-    block = found[1].replace("127.0.0.1:8000", f"127.0.0.1:{upstream}")
-    return block.replace("    …\n", f"    {listen}\n")
+    assert found, "the page has no nginx block"
+    return found[1].replace("    …\n", "    listen 80;\n")
+
+
+def _filled_in(text: str, listen: str, upstreams: Sequence[str]) -> str:
+    """With our own addresses in place of the documented ones, and nothing else changed."""
+    text, listeners = re.subn(r"listen (?:80|443 ssl);(?:\s+ssl_\w+ \S+;)*", listen, text)
+    assert listeners == 1, "there is no line with the documented listener"
+    machines = re.findall(r"( *server )10\.0\.0\.1\d:\d+( .*\n)", text)
+    if machines:
+        before, after = machines[0]
+        lines = "".join(f"{before}{upstream}{after}" for upstream in upstreams)
+        return re.sub(r"(?: *server 10\.0\.0\.1\d:\d+ .*\n)+", lines, text)
+    (upstream,) = upstreams
+    assert "127.0.0.1:8000" in text
+    return text.replace("127.0.0.1:8000", upstream)
