@@ -203,6 +203,10 @@ _COMMANDS: Mapping[str, tuple[Callable[[Receiver, argparse.Namespace], Any], str
     "retry": (lambda receiver, options: operate.retry(receiver, options.id), "hand a file over again"),
     "cancel": (lambda receiver, options: operate.cancel(receiver, options.id), "give an upload up"),
     "cleanup": (lambda receiver, _: operate.cleanup(receiver), "expire and forget what is due, now"),
+    "recover": (
+        lambda receiver, _: operate.recover(receiver),
+        "make a lost registry anew from what lies in the storages; what it knows stays as it is",
+    ),
 }
 
 

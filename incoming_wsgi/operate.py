@@ -1,4 +1,4 @@
-"""What an operator sees and does: ``incoming list``, ``show``, ``trail``, ``retry``, ``cancel``, ``drain``, …"""
+"""What an operator sees and does: ``incoming list``, ``show``, ``trail``, ``retry``, ``recover``, ``drain``, …"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from .draining import Mark
 from .errors import Unavailable
 from .receiver import Receiver
-from .upload import Upload
+from .upload import State, Upload
 
 _LOOK = 0.1  # seconds between two looks whether a machine is empty
 
@@ -115,6 +115,27 @@ def undrain(mark: Mark) -> Iterator[str]:
     """
     mark.put(draining=False)
     yield "This machine takes uploads again."
+
+
+def recover(receiver: Receiver) -> Iterator[str]:
+    """Make the records anew that a registry has lost, from what lies in the storages.
+
+    :raises Unavailable: a storage can't be read now, or somebody else is at it.
+    """
+    anew = known = 0
+    for upload, is_anew in receiver.recover():
+        anew, known = anew + is_anew, known + (not is_anew)
+        if is_anew:
+            yield f"{upload.id}  {_prospect(upload)}"
+    receiver.registry.sync()
+    yield f"{anew} uploads are known again; {known} were known."
+
+
+def _prospect(upload: Upload) -> str:
+    if upload.state is State.RECEIVING and not (upload.is_complete_by_length and not upload.part_of):
+        length = "?" if upload.length is None else upload.length
+        return f"{upload.received} of {length} bytes are here"
+    return "will be handed over as soon as a server process looks"
 
 
 def _printable(text: str) -> str:

@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, TypeVar
@@ -487,7 +487,7 @@ class Receiver:
             self._remove_if_ended(upload)
             return None
         self._completing.add(claimed.id)
-        self._roll_forward(claimed, self._give_away)
+        self._roll_forward(claimed, self._give_whole_away)
         self._settle()
         return claimed
 
@@ -620,6 +620,7 @@ class Receiver:
         )
         saved = self.registry.save(upload, joining)
         self._settle()
+        self._storage(saved).remember(saved)
         self._roll_forward_in_background(saved)
         return saved
 
@@ -782,6 +783,34 @@ class Receiver:
         """All uploads that are known (for an operator), the longest idle first."""
         return self.registry.find(set(State), app=app, limit=100_000)
 
+    def recover(self) -> Iterator[tuple[Upload, bool]]:
+        """Make the records anew of uploads that lie in the storages, where the registry has lost them.
+
+        What it knows stays as it is, so this may be done at any time, and again. Files that wait for the app are handed
+        over, by whichever process serves it, with the event id that they had; bytes that were arriving are there for
+        the next opening. Tickets of which nothing had come are lost.
+
+        :returns: each upload that lies there, and whether its record was made anew.
+        :raises Unavailable: somebody else is at it, or a storage can't be read.
+        """
+        with self.registry.alone("recover") as alone:
+            if not alone:
+                raise Unavailable("Somebody else recovers uploads at the moment.")
+            for app in self._apps.values():
+                for name, storage in app.all_storages.items():
+                    # Whoever joins an upload needs its parts.
+                    for upload in sorted(storage.remembered(), key=lambda one: one.state is State.JOINING):
+                        if upload.app == app.name:
+                            yield self._record_anew(upload.but(dest_type=name))
+
+    def _record_anew(self, upload: Upload) -> tuple[Upload, bool]:
+        known = self.registry.get(upload.id)
+        if known is not None:
+            return known, False
+        found = upload.but(active_at=self.registry.now()).under(self.registry.boot_id)
+        log.warning("the upload %s was lost, and is known again", shortened(upload.id))
+        return self.registry.create(found), True
+
     def _keep(self) -> None:
         while not self._stopped.is_set():
             more = False
@@ -830,6 +859,8 @@ class Receiver:
         if self.registry.due(upload.id) is None:
             if upload.state is not State.FINISHED or upload.remove_file_when_finished:
                 self._storage(upload).remove(upload)
+            else:
+                self._storage(upload).release(upload)
             self.registry.forget(upload.id)
 
     def _take_up(self, upload: Upload) -> None:
@@ -875,6 +906,7 @@ class Receiver:
         self._storage(upload).join(upload, [parts[part_id] for part_id in upload.parts])
         joined = self.registry.save(upload, upload.to(State.COMPLETING), all_came=True)
         self.registry.sync()
+        self._storage(joined).remember(joined)
         self._remove_parts(joined)
         self._roll_forward(joined, self._hand_over)
 
@@ -895,6 +927,7 @@ class Receiver:
         if not upload.is_complete:
             raise SyncFailed("A power cut has taken bytes that were not on the disk yet.")
         storage = self._storage(upload)
+        storage.remember(upload)
         if not upload.length and storage.locate(upload) is None:
             storage.create(upload)  # who opened it may have died before; without a byte, nothing can be lost
         if not storage.reads_arriving:
@@ -905,6 +938,10 @@ class Receiver:
         storage.sync(upload)
         upload = self._move(upload, State.COMPLETING, sha256=digest or upload.sha256, synced=upload.extents)
         self.registry.sync()
+        self._give_away(upload)
+
+    def _give_whole_away(self, upload: Upload) -> None:
+        self._storage(upload).remember(upload)
         self._give_away(upload)
 
     def _give_away(self, upload: Upload) -> None:
@@ -1059,6 +1096,7 @@ class Receiver:
             self._storage(upload).remove(upload)
         else:
             self._settle()
+            self._storage(upload).release(upload)
         return saved
 
     def _give_up(self, upload: Upload, state: State, reason: str) -> Upload:

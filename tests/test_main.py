@@ -141,6 +141,7 @@ def test_the_operator(engine: Engine, capsys: pytest.CaptureFixture[str]) -> Non
     assert run("cancel", ticket)[0] == 0
     assert engine.state(ticket) is State.CANCELLED
     assert "0 closed uploads" in run("cleanup")[1]
+    assert "0 uploads are known again" in run("recover")[1]
     assert run("show", "x")[0] == 1
 
 

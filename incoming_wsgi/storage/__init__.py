@@ -113,6 +113,28 @@ class Storage(ABC):
         """The upload was opened, and had these extents then: no writer of an earlier opening can record more."""
 
     @abstractmethod
+    def remember(self, upload: Upload) -> None:
+        """Keep beside the bytes of an upload, which is being completed or joined, what :meth:`remembered` needs.
+
+        While bytes arrive the storage does so by itself.
+
+        :raises NoSpace, Unavailable: it can't be kept; trying again later may help.
+        """
+
+    @abstractmethod
+    def remembered(self) -> Iterator[Upload]:
+        """The uploads whose files the app does not have yet, as far as the storage knows: for a registry that is lost.
+
+        One that was being completed or joined is in that state; any other is receiving, with the extents that are safe
+        (in a storage that a power cut can harm, under the boot that it has), and its next opening gets an epoch that
+        was not there before. One that can't be read is left out, and logged.
+        """
+
+    @abstractmethod
+    def release(self, upload: Upload) -> None:
+        """The app has the file, and may keep it where it is: forget what is remembered. Nothing there is fine."""
+
+    @abstractmethod
     def open(self, upload: Upload) -> Writer:
         """A writer for an upload whose bytes are still arriving.
 

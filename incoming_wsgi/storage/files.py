@@ -1,7 +1,8 @@
 """Uploads as files of a local folder: ``arriving/{id}`` while bytes come in, ``complete/{id}`` from then on.
 
 Bytes are written in place, and a rename moves the finished file. What arrived for an upload that nobody knows ends in
-``quarantine/{id}``. Nothing else in the folder is ever touched.
+``quarantine/{id}``; what a registry would have to know of an upload is in ``records/{id}``, until the app has the file.
+Nothing else in the folder is ever touched.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from ..bulk import bulk_of
 from ..disk import sync_data, sync_folders
 from ..errors import Damaged, IncomingError, NoSpace, Unavailable
 from ..locks import FileLock
-from ..upload import Upload, is_ticket
+from ..upload import NOTHING, State, Upload, is_ticket, shortened
 from . import Data, Storage, SyncFailed, Writer
+from .records import Records
 from .space import Floor, reserve
 from .write_back import begin_write_back
 
@@ -55,6 +57,7 @@ class FileStorage(Storage):
         try:
             self._arriving = self._make_folder("arriving")
             self._complete = self._make_folder("complete")
+            self._records = Records(self._folder / "records")
         except OSError as error:
             log.warning("the storage folder %s can't be used: %s", self._folder, error)
             raise _translated(error) from error
@@ -82,6 +85,32 @@ class FileStorage(Storage):
         finally:
             os.close(descriptor)
 
+    def opened(self, upload: Upload) -> None:
+        self.remember(upload)
+
+    def remember(self, upload: Upload) -> None:
+        with _translating():
+            self._records.write(upload)
+
+    def release(self, upload: Upload) -> None:
+        with _translating():
+            self._records.drop(upload)
+
+    def remembered(self) -> Iterator[Upload]:
+        for upload in self._records:
+            size = _size(_place(self._complete, upload))
+            if size is not None and upload.length is not None:
+                all_of_it = NOTHING.add(0, upload.length)
+                yield upload.but(state=State.COMPLETING, extents=all_of_it, synced=all_of_it)
+                continue
+            size = _size(_place(self._arriving, upload))
+            if size is None and upload.state is not State.JOINING:
+                log.warning("the upload %s was known, and its bytes are gone", shortened(upload.id))
+            elif size is not None and size < upload.extents.end:
+                yield upload.but(state=State.RECEIVING, extents=NOTHING, synced=NOTHING)
+            else:
+                yield upload
+
     def open(self, upload: Upload) -> Writer:
         with _translating():
             descriptor = os.open(_place(self._arriving, upload), os.O_RDWR | os.O_CLOEXEC)
@@ -89,7 +118,7 @@ class FileStorage(Storage):
                 size, stored = os.fstat(descriptor).st_size, upload.extents.end
                 if size < stored:
                     raise Damaged(f"Bytes up to {stored} had arrived, {size} are stored.")
-                return FileWriter(descriptor, self._floor if upload.max_length is None else None)
+                return FileWriter(descriptor, self._floor if upload.max_length is None else None, self._records)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -147,6 +176,7 @@ class FileStorage(Storage):
             return path if _exists(path) else None
 
     def remove(self, upload: Upload) -> None:
+        self.release(upload)  # first: what is half removed is not to be made anew
         for folder in (self._arriving, self._complete):
             with suppress(FileNotFoundError), _translating():
                 os.unlink(_place(folder, upload))
@@ -182,9 +212,10 @@ class FileWriter(Writer):
 
     splices = True
 
-    def __init__(self, descriptor: int, floor: Floor | None) -> None:
+    def __init__(self, descriptor: int, floor: Floor | None, records: Records) -> None:
         self._descriptor = descriptor
         self._floor = floor
+        self._records = records
         self._lock = FileLock(descriptor)
         self._failed = False
 
@@ -201,6 +232,10 @@ class FileWriter(Writer):
             bulk_of(data).into(self._descriptor, position)
         except OSError as error:
             raise _translated(error) from error
+
+    def recorded(self, upload: Upload) -> None:
+        if not upload.is_complete:  # whoever completes it says more
+            self._records.refresh(upload)
 
     def hasten(self, position: int, length: int) -> None:
         offload.run(begin_write_back, self._descriptor, position, length)
@@ -232,6 +267,15 @@ def _place(folder: Path, upload: Upload) -> str:
     if not is_ticket(upload.id):
         raise ValueError("not the id of an upload")
     return f"{folder}/{upload.id}"
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a file; ``None`` where there is none."""
+    with _translating():
+        try:
+            return os.stat(path).st_size
+        except FileNotFoundError:
+            return None
 
 
 def _exists(path: str) -> bool:

@@ -6,6 +6,8 @@ Below the prefix lie
     a small JSON object, written once: the multipart upload, how it is cut, and what a registry would have to know.
 ``complete/{id}``
     the target of the multipart upload: it is there when all bytes are.
+``records/{id}``
+    what a registry would have to know of an upload that is being completed, until the app has the file.
 ``claims/{id}/{part}/…``
     what is there of a part: ``{epoch}-whole-{etag}`` says that the part was stored and has that ETag; it is empty, but
     for the first part, whose first bytes it has, since S3 shows nothing of a part;
@@ -22,6 +24,7 @@ has made and not recorded: what was recorded when the next one came is known.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import threading
 import time
@@ -42,24 +45,20 @@ from ..errors import Damaged, IncomingError, Unavailable
 from ..extents import Extents
 from ..first_look import LENGTH as FIRST_BYTES
 from ..relocate import RemoteFile
-from ..upload import Upload, is_ticket
+from ..upload import State, Upload, is_ticket, shortened
 from . import Data, Storage, SyncFailed, Writer
 from .bucket import NONCE, Address, Bucket, doubt
 from .objects import S3Object
 from .parts import Part, Plan
+from .records import record_of, upload_of
+
+log = logging.getLogger("incoming_wsgi")
 
 #: Bytes of one upload that a process holds in memory; where parts are large, two of them.
 _ROOM = 64 * 2**20
 
 _PATIENCE = 60.0  # seconds that a writer waits for room
 _REMEMBERED = 1000  # sidecars kept by a process
-
-#: What of an upload is kept beside its bytes: enough to make its record anew.
-_RECORD = (
-    *("app", "owner", "created_with", "protocol", "created_at", "length", "max_length", "fingerprint"),
-    *("filename_from_browser", "part_of", "target", "base_url", "secret", "remove_file_when_finished", "event_id"),
-)
-_RECORD_MAPS = ("metadata", "client_metadata", "notes")
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,6 @@ class Sidecar:
     plan: Plan
 
     def to_json(self, upload: Upload) -> bytes:
-        record = {name: getattr(upload, name) for name in _RECORD}
-        record |= {name: dict(getattr(upload, name)) for name in _RECORD_MAPS}
         about = {
             "version": 1,
             "multipart": self.multipart,
@@ -84,7 +81,7 @@ class Sidecar:
             "part_size": self.plan.part_size,
             "length": self.plan.length,
         }
-        return json.dumps({**about, "upload": record}).encode()
+        return json.dumps({**about, "upload": record_of(upload)}).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Sidecar:
@@ -204,6 +201,7 @@ class S3Storage(Storage):
     def join(self, upload: Upload, parts: Sequence[Upload]) -> None:
         for part in parts:
             try:
+                self.remember(part)
                 self.complete(part)
             except SyncFailed as error:  # nobody could send it again
                 raise Damaged(str(error)) from error
@@ -282,7 +280,7 @@ class S3Storage(Storage):
     # -- end ------------------------------------------------------------------------------------------------
 
     def remove(self, upload: Upload) -> None:
-        self._bucket.delete([_key("complete", upload)])
+        self._bucket.delete([_record_key(upload.id), _key("complete", upload)])
         self._clear(upload)
 
     def _clear(self, upload: Upload) -> None:
@@ -306,6 +304,60 @@ class S3Storage(Storage):
             self._bucket.put(stored.key.replace("arriving/", "quarantine/", 1), self._bucket.get(stored.key))
             self._bucket.delete([stored.key])
             self._sidecars.pop(stored.key, None)
+
+    # -- for a registry that is lost ------------------------------------------------------------------------
+
+    def remember(self, upload: Upload) -> None:
+        self._bucket.put(_record_key(upload.id), json.dumps(record_of(upload)).encode())
+
+    def release(self, upload: Upload) -> None:
+        self._bucket.delete([_record_key(upload.id)])
+
+    def remembered(self) -> Iterator[Upload]:
+        completing = set(self._ids("records/"))
+        for upload_id in completing:
+            yield from self._readable(upload_id, self._completing)
+        for upload_id in self._ids("arriving/"):
+            if upload_id not in completing:
+                yield from self._readable(upload_id, self._arriving)
+
+    def _ids(self, folder: str) -> Iterator[str]:
+        names = (stored.key.removeprefix(folder).partition(".")[0] for stored in self._bucket.list(folder))
+        return filter(is_ticket, dict.fromkeys(names))
+
+    def _readable(self, upload_id: str, read: Callable[[str], Upload]) -> Iterator[Upload]:
+        try:
+            yield read(upload_id)
+        except FileNotFoundError:
+            log.debug("the upload %s has ended while it was read", shortened(upload_id))
+        except Damaged as error:
+            log.warning("what is kept about the upload %s is of no use: %s", shortened(upload_id), error)
+
+    def _completing(self, upload_id: str) -> Upload:
+        """An upload with a record: its file is complete, or can be completed from what has arrived."""
+        try:
+            upload = upload_of(upload_id, json.loads(self._bucket.get(_record_key(upload_id))))
+        except ValueError:
+            raise Damaged("its record is malformed") from None
+        try:
+            size = int(self._bucket.head(_key("complete", upload))["ContentLength"])
+        except FileNotFoundError:
+            return upload if upload.state is State.JOINING else self._arriving(upload_id, upload)
+        if size != upload.length:
+            raise Damaged(f"of {upload.length} bytes, {size} are stored")
+        return _whole(upload)
+
+    def _arriving(self, upload_id: str, record: Upload | None = None) -> Upload:
+        """With what has arrived; where there is no later record, as it was opened first."""
+        keys = (stored.key for stored in self._bucket.list(f"arriving/{upload_id}"))
+        text = self._bucket.get(max(keys, key=_times_taken_back, default=f"arriving/{upload_id}"))
+        sidecar = Sidecar.from_json(text)
+        upload = record or upload_of(upload_id, json.loads(text).get("upload"))
+        with suppress(FileNotFoundError):
+            about = self._bucket.head(_key("complete", upload))
+            if about.get("Metadata", {}).get(NONCE) == sidecar.nonce:
+                return _whole(upload.but(length=int(about["ContentLength"])))
+        return self._parts(upload, sidecar).found(upload)
 
     # -- what is there --------------------------------------------------------------------------------------
 
@@ -433,6 +485,22 @@ class _Parts:
 
     # -- what is there --------------------------------------------------------------------------------------
 
+    def found(self, upload: Upload) -> Upload:
+        """The upload with the extents that are stored beyond doubt."""
+        openings = self._openings()
+        claims = self.claims()
+        epochs = [claim.epoch for found in claims.values() for claim in found]
+        stored = self._bucket.parts(self._target, self._sidecar.multipart) if self._sidecar.multipart else {}
+        extents = Extents()
+        for number, all_claims in claims.items():
+            counting = self._counting(all_claims, openings)
+            etags = {claim.etag for claim in counting if not claim.is_piece}
+            is_sure = not etags or etags == {stored.get(number)}
+            for claim in counting if is_sure else ():
+                extents = extents.add(claim.start, max(claim.start, claim.end))
+        epoch = max([upload.epoch, 1, *epochs, *openings])
+        return upload.but(epoch=epoch, extents=extents, synced=extents)
+
     def claims(self) -> defaultdict[int, list[Claim]]:
         """By the numbers of the parts."""
         found: defaultdict[int, list[Claim]] = defaultdict(list)
@@ -463,12 +531,18 @@ class _Parts:
             raise doubt()
         return etags.pop() if etags else ""
 
-    def _counting(self, claims: Iterable[Claim]) -> list[Claim]:
-        """Without those that were not recorded when the upload was opened again."""
+    def _openings(self) -> dict[int, Extents]:
+        """What was recorded at each, by its epoch."""
         openings: dict[int, Extents] = {}
         for stored in self._bucket.list(f"{self._folder}opened/"):
             epoch = int(stored.key.rpartition("/")[2].partition("-")[0])
             openings[epoch] = Extents.from_json(self._bucket.get(stored.key).decode())
+        return openings
+
+    def _counting(self, claims: Iterable[Claim], openings: Mapping[int, Extents] | None = None) -> list[Claim]:
+        """Without those that were not recorded when the upload was opened again."""
+        if openings is None:
+            openings = self._openings()
 
         def counts(claim: Claim) -> bool:
             later = [epoch for epoch in openings if epoch > claim.epoch]
@@ -703,6 +777,22 @@ def _key(folder: str, upload: Upload) -> str:
         raise ValueError("not the id of an upload")
     is_anew = upload.taken_back and folder != "complete"
     return f"{folder}/{upload.id}.{upload.taken_back}" if is_anew else f"{folder}/{upload.id}"
+
+
+def _record_key(upload_id: str) -> str:
+    return f"records/{upload_id}"
+
+
+def _times_taken_back(key: str) -> int:
+    number = key.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _whole(upload: Upload) -> Upload:
+    """A part of another one is never handed over by itself."""
+    extents = Extents().add(0, upload.length or 0)
+    state = State.RECEIVING if upload.part_of else State.COMPLETING
+    return upload.but(state=state, epoch=max(upload.epoch, 1), extents=extents, synced=extents)
 
 
 def _age(moment: datetime) -> float:

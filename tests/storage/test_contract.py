@@ -22,7 +22,7 @@ from incoming_wsgi.extents import Extents
 from incoming_wsgi.storage import Data, Storage
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.storage.s3 import S3Storage
-from incoming_wsgi.upload import Upload
+from incoming_wsgi.upload import State, Upload
 from tests.helpers import piped
 from tests.support.s3_server import S3Server
 
@@ -128,6 +128,52 @@ class StorageContract(ABC):
             assert other.first_bytes(upload, min(begin, 150)) == data[: min(begin, 150)]
         storage.complete(upload)
         assert other.first_bytes(upload, 150) == data[:150]
+
+    def test_what_is_being_completed_is_remembered(self, storage: Storage, other: Storage) -> None:
+        """Before its file is complete, after that, and until it is released."""
+        upload = Upload(length=4, app="app", secret="geheim")
+        storage.create(upload)
+        storage.opened(upload)
+        write(storage, upload, 0, b"safe")
+        storage.remember(replace(upload, state=State.COMPLETING, extents=Extents().add(0, 4)))
+        for is_complete in (False, True):
+            if is_complete:
+                storage.complete(upload)
+            (found,) = other.remembered()
+            assert (found.id, found.app, found.secret, found.length) == (upload.id, "app", "geheim", 4)
+            assert found.extents == Extents().add(0, 4)
+        assert found.state is State.COMPLETING
+        other.release(upload)
+        storage.release(upload)
+        assert list(storage.remembered()) == []
+        assert stored(storage, upload) == b"safe"
+
+    def test_what_was_joined_is_remembered(self, storage: Storage, other: Storage) -> None:
+        whole = Upload(length=8, state=State.JOINING, epoch=1)
+        parts = [Upload(length=4, part_of=whole.id, epoch=1) for _ in range(2)]
+        whole = replace(whole, parts=tuple(part.id for part in parts))
+        storage.remember(whole)
+        for part in parts:
+            write(storage, part, 0, b"part")
+            storage.opened(replace(part, extents=Extents().add(0, 4)))
+        for is_joined in (False, True):
+            if is_joined:
+                storage.join(whole, parts)
+            found = {upload.id: upload for upload in other.remembered()}
+            assert (found[whole.id].state, found[whole.id].parts) == (State.JOINING, whole.parts)
+            assert all(found[part.id].extents.contains(0, 4) for part in parts)
+            assert all(found[part.id].state is State.RECEIVING for part in parts)
+
+    def test_what_is_removed_is_not_remembered(self, storage: Storage, other: Storage) -> None:
+        for is_complete in (False, True):
+            upload = upload_of(4)
+            write(storage, upload, 0, b"safe")
+            storage.opened(upload)
+            if is_complete:
+                storage.remember(upload)
+                storage.complete(upload)
+            storage.remove(upload)
+            assert list(other.remembered()) == []
 
     def test_opening_again_keeps_what_is_there(self, storage: Storage) -> None:
         upload = upload_of(4)
