@@ -215,7 +215,9 @@ class Channel:
     def _write(self, data: bytes) -> None:
         try:
             self._socket.settimeout(10)
-            self._socket.sendall(data)
+            sent = self._socket.send(data)  # mostly all of it; gevent's sendall() begins with a timer for what is left
+            if sent < len(data):
+                self._socket.sendall(data[sent:])
         except OSError:
             log.debug("a peer went away while it was written to")
 

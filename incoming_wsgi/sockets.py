@@ -54,6 +54,8 @@ class Inlet:
         if self._encrypted:
             pending: int = self._socket.pending()  # type: ignore[attr-defined]
             return bool(pending) or self._is_readable(seconds)
+        if not seconds:
+            return self._is_readable(0.0)  # of what is here already, all is enough
         self._set_enough(min(max(wanted, 1), self._much))
         if self._is_readable(seconds):
             return True
