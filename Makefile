@@ -19,8 +19,7 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 EXAMPLE ?= bottle_app
 PYTEST_ARGS ?=
-ALONE := tests/faults/test_campaigns.py tests/test_examples.py tests/test_wheel.py $(patsubst %,tests/end_to_end/test_%.py, \
-  browser front_end_0_1 interruptions memory nginx other_browsers plain_systems servers slow)
+ALONE := tests/faults/test_campaigns.py $(patsubst %,tests/end_to_end/test_%.py,browser interruptions memory slow)
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 600
 
