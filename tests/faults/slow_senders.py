@@ -24,10 +24,10 @@ _CUT_AFTER = 30.0  # seconds
 _GRACE = 6.0  # seconds more on a machine that has other things to do
 _MOST_MEMORY = 100 * 2**20  # bytes, of all server processes
 _HEALTHY = 16 * 2**20  # bytes of a file of somebody with a good connection
-_ROUNDS = 3  # of these, whose best counts
+_ROUNDS = 12  # of these, whose best counts: others may use this machine, too
 _OPENERS = 8  # threads
 _LOOK = 0.2  # seconds between two looks who has been cut
-_LEAST_SPEED = 0.8  # of what it is without the strangers; only the full campaign insists
+_LEAST_SPEED = 0.8  # of what it is without the strangers
 
 _LENGTH = 1_000_000  # bytes of the files that never come
 _PARTS = "application/offset+octet-stream"
@@ -45,7 +45,7 @@ def case(case: Case) -> None:
             beside = _watch(case, server, crowd, before)
             _check(case, server, crowd.senders)
         case.measured("speed beside them, of that without", beside / alone)
-        assert beside >= _LEAST_SPEED * alone or not case.full
+        assert beside >= _LEAST_SPEED * alone
 
 
 def _watch(case: Case, server: AppServer, crowd: _Crowd, before: int) -> float:
