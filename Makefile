@@ -19,7 +19,7 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 EXAMPLE ?= bottle_app
 PYTEST_ARGS ?=
-ALONE := tests/faults/test_campaigns.py $(patsubst %,tests/end_to_end/test_%.py,browser interruptions memory slow)
+ALONE := tests/faults/test_campaigns.py $(patsubst %,tests/end_to_end/test_%.py,browser greedy interruptions memory slow)
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 600
 

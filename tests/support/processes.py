@@ -124,7 +124,11 @@ class Server(ABC):
 
     def start(self) -> Self:
         self.process = Process(self._command(), self.folder / "server.log", self._env)
-        eventually(self._is_up, what=f"{self._name} answering")
+        try:
+            eventually(self._is_up, what=f"{self._name} answering")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def stop(self) -> None:
