@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from . import __version__, metrics, operate
+from . import __version__, events, metrics, operate
 from .central import Central, is_loopback, receiver_of, tenants_of
 from .draining import Mark
 from .errors import IncomingError
@@ -77,6 +77,7 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     if not is_loopback(options.backend_bind) and not all(tenant.key for tenant in tenants):
         parser.error("a back-end listener that other machines can reach needs --backend-key (or --config)")
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("gunicorn.error").addFilter(events.Discretion())  # at level debug it has all addresses
     with _figures_of_all_workers() if settings.metrics else nullcontext():
         _run_gunicorn(Central(settings, tenants, [options.backend_bind]), options)
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 log = logging.getLogger("incoming_wsgi")
 
 _SANE = re.compile(r"[A-Za-z0-9._:@=+/-]{1,64}")
-_TICKET = re.compile(r"\b([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
+_TICKET = re.compile(r"([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _FORMATTER = logging.Formatter()
 
 _request_id: ContextVar[str] = ContextVar("incoming_request_id", default="")
@@ -30,6 +30,8 @@ class Discretion(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, str):
+            record.msg = _shortened(record.msg)
         if isinstance(record.args, tuple):
             record.args = tuple(map(_discreet, record.args))
         for name in ("owner", "reason"):

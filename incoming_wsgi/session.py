@@ -221,13 +221,18 @@ def _nothing() -> None:
     pass
 
 
+def is_session_of(upload: Upload, token: str) -> bool:
+    """Whether a session token is that of the last opening."""
+    return compare_digest(upload.session.encode(), token.encode()) and bool(token)
+
+
 def refuse_writing(upload: Upload, token: str) -> None:
     """Raise what stands against writing to an upload with a session token, if anything does."""
     if upload.state in ENDS:
         raise ENDS[upload.state](upload.public_reason)
     if upload.is_to_be_reopened:
         raise Unavailable("Some bytes of this upload are needed again: open it anew.", retry_after=1)
-    if not compare_digest(upload.session.encode(), token.encode()) or not token:
+    if not is_session_of(upload, token):
         raise Replaced
     if upload.state not in OPEN_STATES:
         raise AlreadyComplete

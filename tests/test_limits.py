@@ -15,7 +15,15 @@ from webob import Request
 from webtest import TestApp
 
 from incoming_wsgi import Incoming, Permission
-from incoming_wsgi.errors import AlreadyComplete, Expired, Forbidden, OverQuota, Replaced, UnsupportedMediaType
+from incoming_wsgi.errors import (
+    AlreadyComplete,
+    Expired,
+    Forbidden,
+    OverQuota,
+    Replaced,
+    TooLarge,
+    UnsupportedMediaType,
+)
 from incoming_wsgi.protocols.websocket import Conversation, Send, Window
 from incoming_wsgi.terms import Terms
 from incoming_wsgi.visitors import Visitor
@@ -302,7 +310,7 @@ def open_by_websocket(incoming: Incoming, ticket: str, environ: dict[str, str]) 
     assert isinstance(answer, Send)
     message = json.loads(answer.text)
     conversation.close()
-    codes = {Forbidden.code: 403, UnsupportedMediaType.code: 415, Expired.code: 410}
+    codes = {TooLarge.code: 413, Forbidden.code: 403, UnsupportedMediaType.code: 415, Expired.code: 410}
     return 200 if message["MsgType"] == "MsgUploadConf" else codes[message["MsgData"]["ErrorCode"]]
 
 
@@ -314,6 +322,52 @@ def test_only_kinds_that_the_ticket_is_for(wrapped: Callable[..., Incoming], dia
     web = TestApp(wrapped())
     assert open_by(dialect, web, web.app.new_upload(accept=".jpg, image/*")) == 415
     assert open_by(dialect, web, web.app.new_upload(accept=".jpg, x.*")) in (200, 201)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_no_more_than_the_ticket_allows(wrapped: Callable[..., Incoming], dialect: str) -> None:
+    web = TestApp(wrapped())
+    ticket = web.app.new_upload(max_length=9)
+    if dialect == "ietf":  # whose other openings do not tell the length
+        headers = {**IETF, "Upload-Length": "10"}
+        url = f"/incoming/frontend/uploads/{ticket}"
+        assert web.post(url, b"", headers=headers, expect_errors=True).status_int == 413
+    else:
+        assert open_by(dialect, web, ticket) == 413
+    assert web.app.upload(ticket).received == 0
+    assert open_by(dialect, web, web.app.new_upload(max_length=10)) in (200, 201)
+
+
+class Unread:
+    """A body that must not be read before the app has been asked."""
+
+    def __init__(self) -> None:
+        self.may_be_read = False
+
+    def read(self, _size: int = -1) -> bytes:
+        assert self.may_be_read
+        return b""
+
+
+@pytest.mark.parametrize("allows", [True, False])
+@pytest.mark.parametrize("headers", [{"Tus-Resumable": "1.0.0", "Upload-Length": "10"}, {"Upload-Complete": "?1"}])
+def test_the_app_decides_before_a_byte_is_read(
+    wrapped: Callable[..., Incoming], headers: dict[str, str], allows: bool
+) -> None:
+    body = Unread()
+
+    def authorize(request: Request, _metadata: Any) -> Permission | None:
+        assert request.body == b""
+        body.may_be_read = True
+        return Permission() if allows else None
+
+    incoming = wrapped(authorize=authorize)
+    environ = {"wsgi.input": body, "CONTENT_LENGTH": "10"}
+    request = Request.blank("/incoming/frontend/uploads", environ, method="POST", headers=headers)
+    request.content_type = "application/offset+octet-stream"
+    status = request.get_response(incoming).status_int
+    assert body.may_be_read
+    assert (status == 403) is not allows
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -77,6 +77,30 @@ def handed_over(engine: Engine) -> Iterator[str]:
     engine.app.may_answer.set()
 
 
+@pytest.mark.parametrize("text", ["", "..", "x" * 36, "A" * 36, f"{NOBODYS}\n", NOBODYS.upper(), f"{NOBODYS}/", "*"])
+def test_what_is_no_ticket_never_reaches_the_registry(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    for name in ("get", "save", "wait", "parts_of"):
+        monkeypatch.setattr(engine.registry, name, lambda *_, **__: pytest.fail("the registry was asked"))
+    receiver = engine.receiver
+    for use in (
+        lambda: receiver.status(text),
+        lambda: receiver.open(text, length=1, name="x"),
+        lambda: receiver.take_whole(text, b"x", name="x"),
+        lambda: receiver.session(text, "token"),
+        lambda: receiver.pause(text, "token"),
+        lambda: receiver.cancel(text, "why"),
+        lambda: receiver.renew(text, None),
+        lambda: receiver.done(text),
+        lambda: receiver.shut_out(text),
+        lambda: receiver.create_part(text),
+        lambda: receiver.join(text, [], name="x", protocol="tus", client_metadata={}, notes={}),
+    ):
+        with pytest.raises(UnknownUpload):
+            use()
+
+
 # -- from the ticket to the app ---------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import secrets
 from dataclasses import FrozenInstanceError, replace
 from itertools import product
 
@@ -91,6 +92,18 @@ def test_tickets() -> None:
     assert all(map(is_ticket, tickets))
     # uuid4 would always have a 4 here.
     assert len({ticket[14] for ticket in tickets}) > 1
+
+
+def test_all_bits_of_a_ticket_are_from_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def token_bytes(count: int) -> bytes:
+        asked.append(count)
+        return bytes(range(count))
+
+    monkeypatch.setattr(secrets, "token_bytes", token_bytes)
+    assert new_ticket().replace("-", "") == bytes(range(16)).hex()
+    assert asked == [16]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from ..headers import query_of
 from ..intake import Body, Door, complete, status_of, store, with_patience
 from ..receiver import Receiver
 from ..responses import json_response
-from ..session import refuse_writing
+from ..session import is_session_of, refuse_writing
 from ..upload import Upload
 
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
@@ -155,7 +155,7 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
         raise BadRequest(f"Content-Range speaks of {total} bytes; the file has {upload.length}.")
     token = request.headers.get("Incoming-Session", "")
     is_over = upload.phase in ("cancelled", "failed")
-    if upload.extents.contains(start, end) and token == upload.session and not is_over:
+    if upload.extents.contains(start, end) and is_session_of(upload, token) and not is_over:
         return _answer(upload, door)  # it has arrived already; the server drains what is on its way
     refuse_writing(upload, token)
     try:
@@ -163,7 +163,7 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
             upload = store(session, start, body, expected)
     except AlreadyComplete:
         upload = receiver.status(upload_id)  # another lane brought the rest of these bytes meanwhile
-        if upload.session != token or not upload.extents.contains(start, end):
+        if not is_session_of(upload, token) or not upload.extents.contains(start, end):
             raise
     if upload.is_complete:
         upload = complete(upload, receiver)

@@ -14,8 +14,10 @@ import requests
 from tests.bad_inputs.wire import WebSocket, ask
 from tests.support.chunk_client import ChunkClient
 from tests.support.nginx import Nginx
-from tests.support.processes import ROOT, AppServer
+from tests.support.processes import ROOT, AppServer, free_port
 from tests.support.waiting import eventually
+
+from .test_standalone import BackEnd, Standalone, standalone
 
 KEY, SECRET = "k3y-of-the-back-end", "s3cret-of-the-ticket"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -144,3 +146,65 @@ def test_no_log_has_one(scene: Scene) -> None:
     assert all(ticket[:8] in logs for ticket in tickets), "a log should help to find what happened"
     assert " PATCH " in scene.server.log(), "gunicorn's access log is on"
     assert f"{UPLOADS}/" in scene.nginx.logs(), "and so is that of nginx"
+
+
+class Alone(Scene):
+    """The stand-alone server: tickets are had by its internal listener, files are announced to another program."""
+
+    def __init__(self, server: Standalone, nginx: Nginx, back_end: BackEnd) -> None:
+        super().__init__(server, nginx)  # type: ignore[arg-type] (as far as it is used here)
+        self._standalone, self._back_end = server, back_end
+
+    def ticket(self, **parameters: str) -> str:
+        made: str = self._standalone.ticket(self._back_end, KEY, backendSecret=SECRET, **parameters)
+        self.whole.append(made)
+        return made
+
+    def calls(self) -> None:
+        """Of the back end: right ones, and with a key or a secret that is wrong."""
+        for key in (KEY, KEY + "x"):
+            for secret in (SECRET, SECRET + "x"):
+                ticket = self.ticket()
+                for call in ("finish_upload", "renew_upload", "cancel_upload"):
+                    self._standalone.call(call, key, id=ticket, backendSecret=secret, expiresIn="100")
+                address = f"{self._standalone.internal}/incoming/backend/uploads/{ticket}/file"
+                requests.get(address, params={"backendSecret": secret}, auth=("x", key), timeout=10)
+
+    def unreachable(self) -> str:
+        """One whose back end is not there; the URL has a secret, too."""
+        url = f"http://127.0.0.1:{free_port()}/{SECRET}?token={SECRET}"
+        made = self._standalone.call("new_upload", KEY, signalFinishURL=url, backendSecret=SECRET).text
+        self.whole.append(made)
+        client = ChunkClient(self._standalone.public, made, b"x")
+        client.open(b"x")
+        client.http.close()
+        return made
+
+
+@pytest.fixture
+def back_end() -> Iterator[BackEnd]:
+    made = BackEnd()
+    yield made
+    made.close()
+
+
+def test_no_log_of_the_stand_alone_server_has_one(tmp_path: Path, back_end: BackEnd) -> None:
+    """At level debug, its access log included."""
+    with standalone(tmp_path, "--log-level", "debug", "--backend-key", KEY) as server:
+        port = int(server.public.rpartition(":")[2])
+        with Nginx(tmp_path / "nginx", port, recommended=True) as nginx:
+            scene = Alone(server, nginx, back_end)
+            for url in (server.public, nginx.url):
+                scene.own_dialect(url)
+                scene.dialects_of_others(int(url.rpartition(":")[2]))
+                scene.websockets(int(url.rpartition(":")[2]))
+            scene.calls()
+            unreachable = scene.unreachable()
+            log = tmp_path / "server.log"
+            eventually(lambda: f"hand-over of {unreachable[:8]}" in log.read_text(), what="the failed hand-over")
+            logs = log.read_text() + nginx.logs()
+    logs += (tmp_path / "server.log").read_text()
+    assert [line for line in logs.splitlines() if any(text in line for text in scene.whole)] == []
+    tickets = [text for text in scene.whole if re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}", text)]
+    assert len(tickets) > 10
+    assert all(ticket[:8] in logs for ticket in tickets), "a log should help to find what happened"
