@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from incoming_wsgi.__main__ import run_operator
+from tests.support.nginx import Nginx
 from tests.support.processes import GUNICORN, AppServer
 
 from .uploads import Upload
@@ -41,9 +44,9 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
 
 
 @pytest.fixture(scope="session")
-def server(start_server: StartServer) -> AppServer:
+def server(server_of: Callable[[str], AppServer]) -> AppServer:
     """The one that most bad requests go to."""
-    return start_server()
+    return server_of("gevent")
 
 
 @pytest.fixture(scope="session")
@@ -76,16 +79,34 @@ def _succeed(code: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def server_of(start_server: StartServer, server: AppServer) -> Callable[[str], AppServer]:
+def server_of(start_server: StartServer) -> Callable[[str], AppServer]:
     """Servers by kind, each started when it is first asked for."""
-    started = {"gevent": server}
+    return functools.cache(start_server)
 
-    def of(kind: str) -> AppServer:
-        if kind not in started:
-            started[kind] = start_server(kind)
-        return started[kind]
 
-    return of
+#: Where bad requests are sent to that any server may get.
+EVERYWHERE = ("gevent", "gthread", "werkzeug", "nginx")
+
+
+@pytest.fixture(scope="session")
+def server_at(
+    server_of: Callable[[str], AppServer], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], AppServer]]:
+    """As ``server_of``; ``nginx`` is the one of gevent, by the nginx in front of it."""
+    with ExitStack() as stack:
+
+        def at(kind: str) -> AppServer:
+            return behind() if kind == "nginx" else server_of(kind)
+
+        @functools.cache
+        def behind() -> AppServer:
+            server = copy.copy(server_of("gevent"))
+            folder = tmp_path_factory.mktemp("nginx") / "nginx"
+            nginx = stack.enter_context(Nginx(folder, server.port, recommended=True))
+            server.kind, server.port, server.url = "nginx", nginx.port, nginx.url
+            return server
+
+        yield at
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlencode
@@ -14,7 +14,7 @@ import pytest
 from tests.support.processes import AppServer
 from tests.support.waiting import eventually
 
-from .conftest import StartServer
+from .conftest import EVERYWHERE, StartServer
 from .uploads import DATA, Upload, assert_refused
 from .wire import Answer, Connection, ask, request
 
@@ -22,6 +22,11 @@ KEY = ("Authorization", "Bearer key")
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 HERE = "/api/arrived"
 SECRET = "s3cret"
+
+
+@pytest.fixture(scope="module", params=EVERYWHERE)
+def server(request: pytest.FixtureRequest, server_at: Callable[[str], AppServer]) -> AppServer:
+    return server_at(request.param)
 
 
 def call(server: AppServer, name: str, **values: str) -> Answer:
@@ -309,7 +314,8 @@ def test_body_of_unknown_length(name: str, upload: Upload) -> None:
         connection.send(
             request("POST", f"/incoming/backend/{name}", [KEY, FORM, ("Transfer-Encoding", "chunked")]) + body
         )
-        assert_refused(connection.answer(), 411)
+        # nginx reads it, and says how long it is: then it is a form without a good id.
+        assert_refused(connection.answer(), 400 if upload.server.kind == "nginx" else 411)
 
 
 @pytest.mark.parametrize(

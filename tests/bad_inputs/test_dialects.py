@@ -1,19 +1,18 @@
-"""tus and the IETF's resumable uploads: what is wrong with a request, and the answer; direct and behind nginx."""
+"""tus and the IETF's resumable uploads: what is wrong with a request, and the answer, wherever it comes from."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.nginx import Nginx
 from tests.support.processes import AppServer
 
+from .conftest import EVERYWHERE
 from .uploads import assert_sentence, sentence_of
 from .wire import Answer, ask
 
@@ -195,14 +194,10 @@ ALL = [(group, name) for group, (_, cases) in GROUPS.items() for name in cases]
 
 
 class Under:
-    """An upload under way in one of the dialects.
+    """An upload under way in one of the dialects."""
 
-    :ivar port: where requests for it go.
-    """
-
-    def __init__(self, server: AppServer, dialect: str, port: int) -> None:
+    def __init__(self, server: AppServer, dialect: str) -> None:
         self.server = server
-        self.port = port
         self._dialect = dialect
         self.ticket = server.ticket()
         headers = {**CREATE[dialect], **({"Content-Type": BYTES} if dialect == "tus" else {})}
@@ -219,31 +214,18 @@ class Under:
         given = [(name, value.replace("UPLOAD", self.path)) for name, value in headers.items()]
         given += wrong.twice.items()
         body = wrong.body if wrong.body is not None else PIECE if method == "PATCH" else b""
-        return ask(self.port, wrong.method or method, path, given, body)
+        return ask(self.server.port, wrong.method or method, path, given, body)
 
     def offset(self) -> int:
         headers = {"Tus-Resumable": "1.0.0"} if self._dialect == "tus" else {"Upload-Draft-Interop-Version": "8"}
         return int(ask(self.server.port, "HEAD", self.path, headers.items()).headers["upload-offset"])
 
 
-@pytest.fixture(scope="module")
-def ports(server: AppServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, int]]:
-    with contextlib.ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("nginx")
-        nginx = stack.enter_context(Nginx(folder / "nginx", server.port, recommended=True))
-        yield {"direct": server.port, "nginx": nginx.port}
-
-
-@pytest.fixture
-def under(server: AppServer, ports: Mapping[str, int]) -> Callable[[str, str], Under]:
-    return lambda group, way: Under(server, group.partition(" ")[0], ports[way])
-
-
-@pytest.mark.parametrize("way", ["direct", "nginx"])
+@pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize(("group", "name"), ALL)
-def test_refused(group: str, name: str, way: str, under: Callable[[str, str], Under]) -> None:
+def test_refused(group: str, name: str, kind: str, server_at: Callable[[str], AppServer]) -> None:
     method, cases = GROUPS[group]
-    upload = under(group, way)
+    upload = Under(server_at(kind), group.partition(" ")[0])
     answer = upload.answer(method, cases[name])
     assert answer.status == cases[name].status, answer
     if "<center>nginx" not in answer.body.decode():  # which refuses some by itself
