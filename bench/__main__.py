@@ -1,6 +1,7 @@
 """``python -m bench [A B …] [--rounds 5] [--size 1G] [--folder DIR] [--disk DIR] [--write]``
 
 Runs scenarios, all without letters, prints what they found, and with ``--write`` makes the page of the documentation.
+When one fails, the others go on; the next ``--write`` measures only what is missing, unless the code has changed.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from incoming_wsgi.settings import size
 
 from . import machine, page
+from .kept import Kept, code
+from .programs import TOOLS
 from .report import Report, as_text
 from .scenarios import (
     cuts,
@@ -45,15 +49,53 @@ SCENARIOS: Mapping[str, Callable[[Setting], Report]] = {
     "F": disk.disk,
 }
 
+_KEPT = TOOLS / "reports"
+
 
 def main() -> None:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # servers are ended on the way out
-    about = machine.description() if options.write else {}
-    reports = [_run(letter, options) for letter in options.scenarios or SCENARIOS]
-    print(f"all in {sum(report.seconds for report in reports) / 60:.1f} min")
-    if options.write:
-        page.write(about, reports)
+    letters = options.scenarios or list(SCENARIOS)
+    if not options.write:
+        _end(letters, {letter: _attempt(letter, options) for letter in letters})
+        return
+    about = machine.description()
+    kept = Kept(_KEPT, f"{code()} rounds={options.rounds} size={options.size}")
+    reports = {letter: _kept_or_new(letter, options, kept) for letter in letters}
+    page.write(about, _end(letters, reports))
+    kept.clear()
+
+
+def _end(letters: Sequence[str], reports: Mapping[str, Report | None]) -> list[Report]:
+    """All of them; ends the program where one is missing."""
+    found = [report for letter in letters if (report := reports[letter]) is not None]
+    print(f"all in {sum(report.seconds for report in found) / 60:.1f} min")
+    if failed := [letter for letter in letters if reports[letter] is None]:
+        sys.exit(
+            f"failed: {', '.join(failed)}. The same command with --write keeps the others, and goes on from there."
+        )
+    return found
+
+
+def _kept_or_new(letter: str, options: argparse.Namespace, kept: Kept) -> Report | None:
+    report = kept.report(letter)
+    if report is not None:
+        print(f"{letter}: kept from an earlier run of the same code\n", flush=True)
+        return report
+    report = _attempt(letter, options)
+    if report is not None:
+        kept.keep(report)
+    return report
+
+
+def _attempt(letter: str, options: argparse.Namespace) -> Report | None:
+    """``None`` where it has failed, which is told: the others are of use without it."""
+    try:
+        return _run(letter, options)
+    except Exception:
+        traceback.print_exc()
+        print(f"{letter} has failed\n", flush=True)
+        return None
 
 
 def _run(letter: str, options: argparse.Namespace) -> Report:
@@ -86,4 +128,5 @@ def _options() -> argparse.Namespace:
     return options
 
 
-main()
+if __name__ == "__main__":
+    main()

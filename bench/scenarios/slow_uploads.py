@@ -20,6 +20,7 @@ _UPLOADS, _RATE, _SECONDS = 200, 200_000, 12
 _SOCKETS, _OPENERS = 2000, 8
 _CPU, _EACH = "CPU, ms an upload and second", "memory above idle, KiB each"
 _MOST_MEMORY, _MOST_CPU = 64, 2  # KiB each; times nginx
+_MOST_ROUNDS = 3  # of a minute; each begins with fresh servers, and their memory hardly differs
 _FIRST = 16  # uploads, after which every worker has met what there is
 _LOOK, _MOST_LOOKS, _HARDLY = 0.5, 40, 256 * 1024  # seconds, looks, bytes
 
@@ -28,7 +29,7 @@ def slow_uploads(setting: Setting) -> Report:
     _allow_open_files(2 * _SOCKETS)
     uploads = Table("Slow uploads", [_EACH, _CPU])
     sockets = Table("Open WebSockets", [_EACH])
-    for number in range(setting.rounds):
+    for number in range(min(setting.rounds, _MOST_ROUNDS)):
         room = setting.room(f"slow-{number}")
         servers: list[Server] = [
             Ours(OURS, room / "ours", workers=2),
