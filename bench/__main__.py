@@ -71,9 +71,7 @@ def _end(letters: Sequence[str], reports: Mapping[str, Report | None]) -> list[R
     found = [report for letter in letters if (report := reports[letter]) is not None]
     print(f"all in {sum(report.seconds for report in found) / 60:.1f} min")
     if failed := [letter for letter in letters if reports[letter] is None]:
-        sys.exit(
-            f"failed: {', '.join(failed)}. The same command with --write keeps the others, and goes on from there."
-        )
+        sys.exit(f"failed: {', '.join(failed)}; with --write the others are kept, and it goes on from there")
     return found
 
 
@@ -92,7 +90,7 @@ def _attempt(letter: str, options: argparse.Namespace) -> Report | None:
     """``None`` where it has failed, which is told: the others are of use without it."""
     try:
         return _run(letter, options)
-    except Exception:
+    except Exception:  # noqa: BLE001 (it is told, and ends the run in the end)
         traceback.print_exc()
         print(f"{letter} has failed\n", flush=True)
         return None

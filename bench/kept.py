@@ -30,7 +30,9 @@ class Kept:
 
     def report(self, letter: str) -> Report | None:
         path = self._path(letter)
-        found = json.loads(path.read_text()) if path.exists() else {"of": None}
+        if not path.exists():
+            return None
+        found = json.loads(path.read_text())
         return report_from_json(found["report"]) if found["of"] == self._of else None
 
     def clear(self) -> None:

@@ -54,10 +54,10 @@ def test_code_is_known_by_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Letters of the pages that were written."""
     pages: list[list[str]] = []
-    monkeypatch.setattr(program.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(program, "_KEPT", tmp_path / "reports")
-    monkeypatch.setattr(program.machine, "description", dict)
-    monkeypatch.setattr(program.page, "write", lambda _, reports: pages.append([one.letter for one in reports]))
+    monkeypatch.setattr("bench.machine.description", dict)
+    monkeypatch.setattr("bench.page.write", lambda _, reports: pages.append([one.letter for one in reports]))
     return pages
 
 
