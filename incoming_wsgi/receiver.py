@@ -356,7 +356,9 @@ class Receiver:
         return upload
 
     def _known(self, upload_id: str, app: str | None = None) -> Upload:
-        upload = self.registry.get(upload_id) if is_ticket(upload_id) else None
+        return self._admitted(self.registry.get(upload_id) if is_ticket(upload_id) else None, app)
+
+    def _admitted(self, upload: Upload | None, app: str | None = None) -> Upload:
         if upload is None or upload.app not in self._apps or app not in (None, upload.app):
             raise UnknownUpload
         if upload.bound_cookie or upload.bound_network:
@@ -424,6 +426,7 @@ class Receiver:
         if self._fsync and not claimed.received:
             storage.sync(claimed)
         self._settle()
+        self._remove_if_ended(claimed)
         session = self._session(claimed)
         try:
             if not claimed.part_of and storage.reads_arriving:
@@ -527,9 +530,20 @@ class Receiver:
         :raises Replaced: somebody else has opened it since.
         :raises AlreadyComplete, Cancelled, Expired, Damaged, Undeliverable: it takes no more bytes.
         """
+        return self._session(self.owned(upload_id, token))
+
+    def owned(self, upload_id: str, token: str) -> Upload:
+        """The upload, for a lane of the client that opened it last: at a glance, which may be older than others'.
+
+        :raises Replaced, AlreadyComplete, Cancelled, Expired, Damaged, Undeliverable: as :meth:`session`.
+        """
+        with suppress(IncomingError):  # nothing is refused because of a glance
+            upload = self._admitted(self.registry.glance(upload_id) if is_ticket(upload_id) else None)
+            refuse_writing(upload, token)
+            return upload
         upload = self._known(upload_id)
         refuse_writing(upload, token)
-        return self._session(upload)
+        return upload
 
     def pause(self, upload_id: str, token: str) -> Upload:
         """Record that the client pauses. Pausing what is paused, or beyond, changes nothing.
@@ -1184,11 +1198,6 @@ class Receiver:
             reason = str(error) if isinstance(error, Damaged) else "The stored bytes of this upload are gone."
             self._move(upload, State.DAMAGED, reason=reason)
             raise Damaged(reason) from None
-        try:
-            self._remove_if_ended(upload)
-        except BaseException:
-            writer.close()
-            raise
         # Parts share the connections of their whole: there may be a thousand of them.
         lane = (upload.part_of, "") if upload.part_of else (upload.id, upload.session)
         try:

@@ -106,7 +106,7 @@ class Session:
         end = position + len(bulk)
         with self._writer.exclusive():
             # Within the lock: nobody can make bytes safe between this look and our writing beside them.
-            current = self._current()
+            current = self._current() if self._writer.keeps_others_out else self._as_seen_last()
             longest = self._limit if current.length is None else current.length
             if end > longest:
                 raise TooLarge(f"These bytes end at {end}; {longest} are allowed.")
@@ -143,8 +143,11 @@ class Session:
         """
         try:
             self._writer.flush()
-        finally:
+        except IncomingError:
             self._record_kept()
+            self._current()  # if the upload has ended, this is why its bytes have no place any more
+            raise
+        self._record_kept()
         return self.upload
 
     def _record_kept(self) -> None:
@@ -212,13 +215,22 @@ class Session:
         if current is None:
             raise UnknownUpload
         refuse_writing(current, self.token)
-        if len(current.extents.ranges) > _MOST_EXTENTS:
-            raise BadRequest("The bytes of this upload arrive in too many separate pieces.")
+        _refuse_pieces(current)
         return current
+
+    def _as_seen_last(self) -> Upload:
+        """By the opening, or when bytes were recorded last; who has lost it since hears so when they are again."""
+        _refuse_pieces(self.upload)
+        return self.upload
 
 
 def _nothing() -> None:
     pass
+
+
+def _refuse_pieces(upload: Upload) -> None:
+    if len(upload.extents.ranges) > _MOST_EXTENTS:
+        raise BadRequest("The bytes of this upload arrive in too many separate pieces.")
 
 
 def is_session_of(upload: Upload, token: str) -> bool:

@@ -138,6 +138,10 @@ class Registry(ABC):
     def get(self, upload_id: str) -> Upload | None:
         """The upload as it is now."""
 
+    def glance(self, upload_id: str) -> Upload | None:
+        """The upload as it was a moment ago, at least: for what is decided again when it is recorded."""
+        return self.get(upload_id)
+
     @abstractmethod
     def save(
         self,

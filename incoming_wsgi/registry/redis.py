@@ -30,6 +30,7 @@ from ..quotas import Quota, Rate, Use
 from ..upload import State, Upload
 from . import LONGEST_TRAIL, Delivery, Entry, Registry, Unsubscribe, entry_of
 from .boot import boot_id_of_machine
+from .glances import Glances
 from .group import Group
 from .push import Push
 from .redis_client import ANSWER_TIMEOUT, connected, translated
@@ -103,6 +104,7 @@ class RedisRegistry(Registry):
             self._client.close()
             raise
         self._push = Push(self._listen)
+        self._glances = Glances(self._push.subscribe)
         offload.background(self._keep_alive, name="signs of life")
 
     # -- time and power -----------------------------------------------------------------------------------------
@@ -189,6 +191,10 @@ class RedisRegistry(Registry):
     def get(self, upload_id: str) -> Upload | None:
         return next(self._uploads(self._run("get", upload_id)), None)
 
+    def glance(self, upload_id: str) -> Upload | None:
+        """Remembered, until this process hears that it was changed."""
+        return self._glances.of(upload_id, lambda: self.get(upload_id))
+
     def save(
         self,
         before: Upload,
@@ -232,7 +238,9 @@ class RedisRegistry(Registry):
 
     def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
         added = Extents().add(start, end).to_json()
-        return self._only(self._run("add_extent", upload_id, session, added, int(synced), self._boot))
+        upload = self._only(self._run("add_extent", upload_id, session, added, int(synced), self._boot))
+        self._glances.refresh(upload)
+        return upload
 
     def add_synced(self, upload: Upload) -> None:
         self._run("add_synced", upload.id, upload.taken_back, upload.extents.to_json())

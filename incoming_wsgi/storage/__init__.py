@@ -34,9 +34,12 @@ class Writer(ABC):
 
     :cvar splices: whether bytes in a pipe are welcome, since they go into a file.
     :cvar is_durable: whether a power cut of this machine can't take what is kept, without a :meth:`sync`.
+    :cvar keeps_others_out: whether what is looked up while :meth:`exclusive` is held stays true until its end. Where it
+        does not, looking is no use.
     """
 
     splices = False
+    keeps_others_out = True
     is_durable = False
 
     @abstractmethod

@@ -642,6 +642,7 @@ class S3Writer(Writer):
     """Gathers bytes that follow one another, and stores them in the background when a part is full."""
 
     is_durable = True
+    keeps_others_out = False
 
     def __init__(self, parts: _Parts, room: Room) -> None:
         self._parts = parts

@@ -27,6 +27,7 @@ from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.upload import OPEN_STATES, State, Upload, new_ticket
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 NOW = 1_700_000_000.0
 
@@ -119,6 +120,18 @@ class RegistryContract(ABC):
 
     def test_unknown(self, registry: Registry) -> None:
         assert registry.get(Upload().id) is None
+
+    def test_a_glance_follows_what_others_do(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        assert registry.glance(upload.id) == registry.glance(upload.id) == upload
+        paused = other.save(upload, upload.to(State.PAUSED))
+        eventually(lambda: registry.glance(upload.id) == paused)
+        assert registry.save(paused, paused.to(State.RECEIVING, epoch=9)) == registry.glance(upload.id)
+        registry.add_extent(upload.id, "token", 0, 10)
+        seen = registry.glance(upload.id)
+        assert seen is not None
+        assert seen.extents == Extents().add(0, 10)
+        assert registry.glance(Upload().id) is None
 
     def test_save_stores_what_differs(self, registry: Registry, other: Registry) -> None:
         before = registry.create(receiving())
