@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from webob import Request
 from webtest import TestApp
 
 from incoming_wsgi import Incoming, backend, receiver, signatures, terms
+from incoming_wsgi.targets import FinishHosts
 
 from .helpers import ROOT
 
@@ -29,24 +31,24 @@ def web(tmp_path: Path) -> Iterator[TestApp]:
     incoming.close()
 
 
-def by_key(web: TestApp) -> int:
+def by_key(web: TestApp) -> Any:
     ticket = web.app.new_upload()
     return web.get(f"/incoming/backend/uploads/{ticket}", headers=KEY, expect_errors=True).status_int
 
 
-def by_secret(web: TestApp) -> int:
+def by_secret(web: TestApp) -> Any:
     given = {"id": web.app.new_upload(backend_secret="s"), "backendSecret": "s"}
     return web.post("/incoming/backend/cancel_upload", given, headers=KEY, expect_errors=True).status_int
 
 
-def by_session(web: TestApp) -> int:
+def by_session(web: TestApp) -> Any:
     url = f"/incoming/frontend/uploads/{web.app.new_upload()}"
     session = web.post(url, b"", headers=OPENING).json["session"]
     headers = {"Content-Range": "bytes 0-0/10", "Incoming-Session": session}
     return web.put(url, b"x", headers=headers, content_type="application/octet-stream", expect_errors=True).status_int
 
 
-def by_cookie(web: TestApp) -> int:
+def by_cookie(web: TestApp) -> Any:
     ticket = web.app.new_upload(bind_cookie="a=b")
     url = f"/incoming/frontend/uploads/{ticket}"
     return web.get(url, headers={"Cookie": "a=b"}, expect_errors=True).status_int
@@ -57,7 +59,7 @@ def by_cookie(web: TestApp) -> int:
     [(backend, by_key, 401), (backend, by_secret, 403), (receiver, by_session, 409), (terms, by_cookie, 403)],
 )
 def test_the_comparison_decides(
-    web: TestApp, module: Any, ask: Callable[[TestApp], int], refusal: int, monkeypatch: pytest.MonkeyPatch
+    web: TestApp, module: Any, ask: Callable[[TestApp], Any], refusal: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ask(web) == 200
     patched = {"by_secret": lambda one, two: one == two != b"s"}  # the key is compared by the same function
@@ -74,8 +76,8 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         return one == two
 
     monkeypatch.setattr(backend, "compare_digest", compare)
-    clients = [backend.Client(name, f"key of {name}", backend.FinishHosts()) for name in ("a", "b", "c")]
-    request = backend.Request.blank("/", headers={"Authorization": "Bearer key of a"})
+    clients = [backend.Client(name, f"key of {name}", FinishHosts()) for name in ("a", "b", "c")]
+    request = Request.blank("/", headers={"Authorization": "Bearer key of a"})
     assert backend.Backend(lambda: pytest.fail("not asked"), clients)._identify(request).app == "a"
     assert compared == [b"key of a", b"key of b", b"key of c"]
 

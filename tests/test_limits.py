@@ -362,7 +362,7 @@ def test_the_app_decides_before_a_byte_is_read(
         return Permission() if allows else None
 
     incoming = wrapped(authorize=authorize)
-    environ = {"wsgi.input": body, "CONTENT_LENGTH": "10"}
+    environ: Any = {"wsgi.input": body, "CONTENT_LENGTH": "10"}
     request = Request.blank("/incoming/frontend/uploads", environ, method="POST", headers=headers)
     request.content_type = "application/offset+octet-stream"
     status = request.get_response(incoming).status_int

@@ -12,6 +12,7 @@ from tests.test_targets import INWARD
 
 from .conftest import EVERYWHERE
 from .test_header_payloads import PAYLOADS, READ_BY
+from .test_http import ODD_IDS
 
 HERE = Path(__file__).parent
 TRIED_EVERYWHERE = ("test_raw.py", "test_dialects.py", "test_backend.py", "test_assets.py")
@@ -32,6 +33,7 @@ def _words(line: str) -> list[str]:
 
 def test_payloads() -> None:
     assert len(set(INWARD)) >= 60
+    assert len(set(ODD_IDS.values())) >= 40
     assert len(set(HOSTILE)) >= 120
     assert len(set(PAYLOADS)) >= 40
     assert len({header for header, *_ in READ_BY}) >= 40

@@ -216,6 +216,23 @@ ODD_IDS = {
     "braces": "%7B{ticket}%7D",
     "no hyphens": "{bare}",
     "nothing but a space": "%20",
+    "a dot in two bytes too many": "%c0%ae%c0%ae%c0%af{ticket}",
+    "a slash of full width": "..%ef%bc%8f{ticket}",
+    "encoded as nobody does": "%u002e%u002e%u2215{ticket}",
+    "a tab behind it": "{ticket}%09",
+    "a space behind it": "{ticket}%20",
+    "a delete behind it": "{ticket}%7f",
+    "a full stop behind it": "{ticket}.",
+    "a stream of Windows": "{ticket}::$DATA",
+    "a query that is encoded": "{ticket}%3Fwait=1",
+    "a fragment that is encoded": "{ticket}%23",
+    "as Tomcat reads it": "..;/{ticket}",
+    "a wildcard": "*",
+    "a pattern": "{ticket}%25",
+    "two": "{ticket},{ticket}",
+    "quoted": "%22{ticket}%22",
+    "below it": "{ticket}/file",
+    "behind pausing": "{ticket}/pause/x",
 }
 
 

@@ -152,7 +152,7 @@ class Alone(Scene):
     """The stand-alone server: tickets are had by its internal listener, files are announced to another program."""
 
     def __init__(self, server: Standalone, nginx: Nginx, back_end: BackEnd) -> None:
-        super().__init__(server, nginx)  # type: ignore[arg-type] (as far as it is used here)
+        super().__init__(server, nginx)  # type: ignore[arg-type]  # as far as it is used here
         self._standalone, self._back_end = server, back_end
 
     def ticket(self, **parameters: str) -> str:
