@@ -475,7 +475,7 @@ class Receiver:
         upload = self._known(upload_id)
         self._refuse_if_over(upload)
         self._refuse_other_file(upload, file.length, fingerprint)
-        if upload.state is not State.WAITING or not bulk:
+        if upload.state is not State.WAITING or upload.part_of or not bulk:
             return None
         self._refuse_by_terms(upload, file.name, file.client_metadata)
         if self._is_to_be_seen(upload):

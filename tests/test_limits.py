@@ -76,6 +76,34 @@ def test_an_upload_of_unknown_length_stays_within_the_quota(engines: Callable[..
         assert again.upload.received == 5000
 
 
+@pytest.mark.parametrize("end", ["cancelled", "expired", "its ticket has ended"])
+def test_what_is_over_counts_no_more(engines: Callable[..., Engine], clock: Clock, end: str) -> None:
+    """With all its parts, and also where the process that took the bytes is gone."""
+    engine, other = (
+        engines(owner_bytes=100, owner_uploads=1, address_bytes=100, total_bytes=100, idle=50) for _ in "ab"
+    )
+    whole = engine.ticket(owner="me", client=HERE, terms=Terms(expires_in=40 if "ticket" in end else None))
+    for _ in range(2):
+        part = engine.receiver.create_part(whole, 50)
+        session = engine.receiver.open(part.id, length=50, protocol="tus")
+        assert session is not None
+        session.write(0, b"x" * 20)
+        session.sync()
+    for again in (engine, other):
+        with pytest.raises(OverQuota):
+            again.receiver.create_part(whole, 1)
+        with pytest.raises(OverQuota):
+            again.ticket(owner="me", client=HERE)
+    if end == "cancelled":
+        other.receiver.cancel(whole, "no more")
+    else:
+        clock.advance(45 if "ticket" in end else 100)
+        while other.receiver.sweep():
+            pass
+    ticket = engine.ticket(owner="me", client=HERE)
+    engine.open(ticket, 100).close()
+
+
 def test_a_length_that_is_told_later_counts(engines: Callable[..., Engine]) -> None:
     """What does not fit is refused, and no byte beyond the quota is taken."""
     engine = engines(owner_bytes=15_000)
