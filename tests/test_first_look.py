@@ -395,6 +395,14 @@ def test_a_join_that_did_not_happen(engines: Callable[..., Engine], monkeypatch:
         join(engine, whole, [program])
 
 
+def test_a_part_is_never_taken_for_a_whole(engines: Callable[..., Engine]) -> None:
+    """Nobody looks at parts, nor at their names."""
+    engine = engines(on_first_bytes=Meanwhile())
+    part = engine.receiver.create_part(engine.ticket(terms=Terms(accept=".jpg")), len(PROGRAM))
+    assert engine.receiver.take_whole(part.id, PROGRAM, name="x.exe") is None
+    assert engine.state(part.id) is State.WAITING
+
+
 def test_bytes_that_the_disk_has_lost_are_looked_at_when_they_come_again(engines: Callable[..., Engine]) -> None:
     engine = engines(on_first_bytes=Meanwhile())
     ticket = engine.ticket()
