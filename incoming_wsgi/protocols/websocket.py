@@ -197,7 +197,7 @@ class Conversation:
             "MsgError": self._peer_failed,
         }
         if kind not in handlers:
-            log.info("ignored a message of the unknown type %r", kind[:32])
+            log.info("ignored a message of the unknown type '%s'", kind[:32])
             return []
         return handlers[kind](data)
 
