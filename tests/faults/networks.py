@@ -1,4 +1,4 @@
-"""Clients on a network of their own: a namespace with one cable to us, that can be cut without a word to the other end.
+"""Networks of their own, for clients and machines: each a namespace with one cable to us, that can be cut silently.
 
 Linux only, for root.
 """
@@ -20,24 +20,27 @@ _PLUG = "plug"  # the name of the inner end of each cable
 
 
 class Network:
-    """:param number: of this network among those of this process.
+    """:param number: of this network among the eight of this process.
 
+    :ivar name: of the namespace.
     :ivar address: of us, as seen from inside.
+    :ivar inner_address: of whoever is inside.
     """
 
     def __init__(self, number: int) -> None:
-        self._name = f"inc{os.getpid()}n{number}"
-        first = (198 << 24) + (18 << 16) + (os.getpid() % 2**13 * 4 + number) * 4  # of 198.18.0.0/15, for tests
-        self.address, self._inner_address = _dotted(first + 1), _dotted(first + 2)
+        self.name = f"inc{os.getpid()}n{number}"
+        self.address, self.inner_address = addresses(number)
 
     def __enter__(self) -> Network:
-        ip("netns", "add", self._name)
+        ip("netns", "add", self.name)
         try:
-            ip("link", "add", self._name, "type", "veth", "peer", "name", _PLUG, "netns", self._name)
-            ip("address", "add", f"{self.address}/30", "dev", self._name)
-            ip("link", "set", self._name, "up")
-            self._inside("address", "add", f"{self._inner_address}/30", "dev", _PLUG)
+            ip("link", "add", self.name, "type", "veth", "peer", "name", _PLUG, "netns", self.name)
+            ip("address", "add", f"{self.address}/30", "dev", self.name)
+            ip("link", "set", self.name, "up")
+            self._inside("link", "set", "lo", "up")
+            self._inside("address", "add", f"{self.inner_address}/30", "dev", _PLUG)
             self._inside("link", "set", _PLUG, "up")
+            self._inside("route", "add", "default", "via", self.address)
         except BaseException:
             self.__exit__()
             raise
@@ -45,13 +48,13 @@ class Network:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(subprocess.CalledProcessError):
-            ip("link", "delete", self._name)
-        ip("netns", "delete", self._name)
+            ip("link", "delete", self.name)
+        ip("netns", "delete", self.name)
 
     def enter(self) -> None:
         """From now on the sockets that this thread makes are on this network."""
         libc = ctypes.CDLL(None, use_errno=True)
-        with Path(f"/run/netns/{self._name}").open("rb") as namespace:
+        with Path(f"/run/netns/{self.name}").open("rb") as namespace:
             if libc.setns(namespace.fileno(), _NEW_NETWORK):
                 raise OSError(ctypes.get_errno(), "this thread can't enter the network")
 
@@ -61,10 +64,11 @@ class Network:
 
     def mend(self) -> None:
         for forget in (self._inside, ip):
-            address, end = (self.address, _PLUG) if forget == self._inside else (self._inner_address, self._name)
+            address, end = (self.address, _PLUG) if forget == self._inside else (self.inner_address, self.name)
             with contextlib.suppress(subprocess.CalledProcessError):
                 forget("neighbour", "delete", address, "dev", end)
         self._inside("link", "set", _PLUG, "up")
+        self._inside("route", "replace", "default", "via", self.address)  # it goes with the link
 
     def _pull_the_plug(self) -> None:
         self._inside("link", "set", _PLUG, "down")
@@ -74,10 +78,34 @@ class Network:
 
     def _lose_both(self) -> None:
         self._lose_to_us()
-        ip("neighbour", "replace", self._inner_address, "lladdr", _NOBODY, "dev", self._name, "nud", "permanent")
+        ip("neighbour", "replace", self.inner_address, "lladdr", _NOBODY, "dev", self.name, "nud", "permanent")
 
     def _inside(self, *arguments: str) -> None:
-        ip("-n", self._name, *arguments)
+        ip("-n", self.name, *arguments)
+
+    @contextlib.contextmanager
+    def cut_off_from(self, address: str) -> Iterator[None]:
+        """Meanwhile nothing that one of our addresses sends gets here."""
+        rule = ("from", address, "to", self.inner_address, "blackhole")
+        ip("rule", "add", *rule)
+        try:
+            yield
+        finally:
+            ip("rule", "delete", *rule)
+
+
+@contextlib.contextmanager
+def own_address(number: int) -> Iterator[str]:
+    """One more address of ours, which all networks reach.
+
+    :param number: as of a network.
+    """
+    address, _ = addresses(number)
+    ip("address", "add", f"{address}/32", "dev", "lo")
+    try:
+        yield address
+    finally:
+        ip("address", "delete", f"{address}/32", "dev", "lo")
 
 
 CUTS: Mapping[str, Callable[[Network], None]] = {
@@ -90,6 +118,12 @@ CUTS: Mapping[str, Callable[[Network], None]] = {
 def ip(*arguments: str) -> None:
     """:raises subprocess.CalledProcessError: it could not be done."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def addresses(number: int) -> tuple[str, str]:
+    """The outer and the inner one; of 198.18.0.0/15, which is for tests (RFC 2544)."""
+    first = (198 << 24) + (18 << 16) + (os.getpid() % 2**12 * 8 + number) * 4
+    return _dotted(first + 1), _dotted(first + 2)
 
 
 def _dotted(address: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from tests.support.waiting import eventually
 
 from .processes import Process, Server, free_port, standing_still
 
+#: Seconds after which Sentinels may have made another one master.
+_BELIEF = 1.5
+
 _STARTING = (redis.ConnectionError, redis.TimeoutError)
 
 
@@ -20,10 +24,14 @@ class RedisServer(Server):
     :param fsync: when its log is synced: ``always``, ``everysec`` or ``no``; without one it has no log.
     :param options: further ones, by turns with their values: ``--replicaof``, …
     :param program: another one than the machine's.
+    :param host: the address that it listens at.
     """
 
-    def __init__(self, folder: Path, fsync: str = "everysec", *options: str, program: str = "") -> None:
+    def __init__(
+        self, folder: Path, fsync: str = "everysec", *options: str, program: str = "", host: str = "127.0.0.1"
+    ) -> None:
         super().__init__("redis-server", folder)
+        self.host = host
         self.socket = folder / "redis.sock"
         self._fsync = fsync
         self._options = options
@@ -31,7 +39,7 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
 
     @property
     def socket_url(self) -> str:
@@ -39,7 +47,11 @@ class RedisServer(Server):
 
     def client(self) -> redis.Redis:
         """A plain one, for what a test does to the server."""
-        return redis.Redis(port=self.port, decode_responses=True)
+        return redis.Redis(self.host, self.port, decode_responses=True)
+
+    def follow(self, master: RedisServer | None) -> None:
+        """Be its replica, or nobody's, from the next start on."""
+        self._options = ("--replicaof", master.host, str(master.port)) if master is not None else ()
 
     def frozen(self) -> AbstractContextManager[None]:
         """Meanwhile it takes connections and answers nothing."""
@@ -47,10 +59,11 @@ class RedisServer(Server):
         return standing_still([self.process.pid])
 
     def _command(self) -> list[str]:
-        command = [self._program or need("redis-server"), "--bind", "127.0.0.1", "--port", str(self.port)]
+        command = [self._program or need("redis-server"), "--bind", self.host, "--port", str(self.port)]
         command += ["--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""]
         command += ["--appendonly", "yes", "--appendfsync", self._fsync] if self._fsync else ["--appendonly", "no"]
-        return [*command, "--repl-diskless-sync-delay", "0", *self._options]
+        command += ["--repl-diskless-sync-delay", "0", "--protected-mode", "no", *self._options]
+        return command
 
     def _answers(self) -> bool:
         try:
@@ -60,19 +73,34 @@ class RedisServer(Server):
             return False
 
 
-class Watched:
-    """A master and its replica, watched by three Sentinels."""
+def _role(server: RedisServer) -> str:
+    try:
+        with server.client() as client:
+            return str(client.info("replication")["role"])
+    except _STARTING:
+        return ""
 
-    def __init__(self, folder: Path) -> None:
-        self.master = RedisServer(folder / "master")
-        self.replica = RedisServer(folder / "replica", "everysec", "--replicaof", "127.0.0.1", str(self.master.port))
+
+class Watched:
+    """A master and its replica, watched by three Sentinels.
+
+    :param host: the address that all of them listen at.
+    :ivar has_failed_over: whether the master has died at least once, and with it, maybe, what only it knew.
+    """
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        self._host = host
+        self.has_failed_over = False
+        self.master = RedisServer(folder / "master", host=host)
+        self.replica = RedisServer(folder / "replica", host=host)
+        self.replica.follow(self.master)
         self._folders = [folder / f"sentinel-{number}" for number in range(3)]
         self._ports = [free_port() for _ in self._folders]
         self._sentinels: list[Process] = []
 
     @property
     def url(self) -> str:
-        return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self._ports)}/up/0"
+        return f"redis+sentinel://{','.join(f'{self._host}:{port}' for port in self._ports)}/up/0"
 
     def __enter__(self) -> Watched:
         need("redis-sentinel")
@@ -83,7 +111,7 @@ class Watched:
             (folder / "sentinel.conf").write_text(self._configuration(folder, port))
             command = [need("redis-sentinel"), str(folder / "sentinel.conf")]
             self._sentinels.append(Process(command, folder / "sentinel.log"))
-        eventually(self._is_complete, what="sentinels that know of each other and of the replica")
+        eventually(self.is_complete, what="sentinels that know of each other and of the replica")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,15 +122,47 @@ class Watched:
 
     def _configuration(self, folder: Path, port: int) -> str:
         return (
-            f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
-            f"sentinel monitor up 127.0.0.1 {self.master.port} 2\n"
+            f"port {port}\nbind {self._host}\nprotected-mode no\ndir {folder}\n"
+            f"sentinel monitor up {self._host} {self.master.port} 2\n"
             "sentinel down-after-milliseconds up 1000\nsentinel failover-timeout up 5000\n"
         )
 
-    def _is_complete(self) -> bool:
+    def fail_over(self, what: str = "another master") -> None:
+        """Kill the master, and wait until the other one is; the dead one comes back as its replica."""
+        old, new = self.master, self.replica
+        self.has_failed_over = True
+        old.kill()
+        eventually(lambda: self._master_port() == new.port and _role(new) == "master", 30, what)
+        new.follow(None)
+        self.master, self.replica = new, old
+        old.follow(new)
+        old.start()
+
+    def restart_master(self) -> None:
+        """Kill it and start it again, before anybody else is made master; else it becomes the replica."""
+        old, other = self.master, self.replica
+        self.has_failed_over = True
+        old.kill()
+        old.start()
+        time.sleep(_BELIEF)
+        if self._master_port() == other.port:
+            eventually(lambda: _role(other) == "master", 30, "the other one being master")
+            self.master, self.replica = other, old
+            other.follow(None)
+            old.follow(other)
+            old.kill()
+            old.start()
+
+    def _master_port(self) -> int:
+        """As one of the Sentinels has it."""
+        with redis.Redis(self._host, self._ports[0], decode_responses=True) as sentinel:
+            return int(sentinel.sentinel_master("up")["port"])
+
+    def is_complete(self) -> bool:
+        """Whether all know each other, and the replica has what the master has."""
         for port in self._ports:
             try:
-                with redis.Redis(port=port, decode_responses=True) as sentinel:
+                with redis.Redis(self._host, port, decode_responses=True) as sentinel:
                     about = sentinel.sentinel_master("up")
             except (*_STARTING, redis.ResponseError):
                 return False

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 _ERROR = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>no</Message></Error>'
 
@@ -23,23 +25,32 @@ class Fault(Enum):
     ERROR_IN_200 = "200 with an error inside"
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asked may have died since; the others are errors of ours."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Faulty:
-    """Passes all on to ``target``, but for what it is told to do.
+    """Passes all on to ``target``, a port, but for what it is told to do.
+
+    :param host: the address that it listens at.
 
     :ivar calls: that came since :meth:`strike` was called.
     :ivar struck: calls that something was done to.
     """
 
-    def __init__(self, target: int, silence: float) -> None:
+    def __init__(self, target: int, silence: float, host: str = "127.0.0.1") -> None:
         self._target = target
         self._silence = silence
         self._guard = threading.Lock()
         self._fault: Fault | None = None
         self._numbers: range = range(0)
         self.calls = self.struck = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server((host, 0), self._handler())
         self._server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.endpoint = f"http://{host}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def __enter__(self) -> Faulty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sysconfig
 import uuid
@@ -19,6 +20,8 @@ from tests.needs import need
 
 from .processes import Process, free_port
 from .waiting import eventually
+
+_CEPH = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 
 KEY, SECRET = "testaccess", "testsecret"
 
@@ -96,6 +99,12 @@ class Rclone(S3Server):
 
 class Ceph(S3Server):
     """All of it in a folder and on 127.0.0.1; what is stored is kept in memory."""
+
+    @staticmethod
+    def missing() -> str:
+        """What this machine lacks for it; empty when there is nothing."""
+        lacking = [name for name in _CEPH if shutil.which(name) is None]
+        return f"{lacking[0]} is not installed" if lacking else ""
 
     def start(self) -> None:
         programs = {name: need(name) for name in ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw")}

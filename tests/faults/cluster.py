@@ -1,0 +1,267 @@
+"""Campaign: a cluster from which everything is taken in turn, machines, links, Redis, S3, while files arrive."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from incoming_wsgi.registry.redis import RedisRegistry
+from incoming_wsgi.upload import State
+from tests.support.s3_faults import Fault
+from tests.support.s3_server import Ceph
+from tests.support.waiting import eventually
+
+from . import networks
+from .laboratory import Campaign, Case
+from .machines import Cluster, running
+from .senders import ALL_SENDERS, Sender, finish_all
+
+_UPLOADS, _AT_ONCE = {False: 30, True: 500}, {False: 8, True: 16}
+_WORKERS = {False: 1, True: 2}  # processes of a machine
+_SECONDS = 120.0  # that the last senders may take to get to their ends
+_SEEN = 2.0  # seconds in which those who had a machine's failure before their eyes send again
+_FAILED_OVER = 5.0  # seconds in which tickets are given again when a master dies
+_PROBE = 0.05  # seconds between two tickets that are asked for meanwhile
+
+
+def case(case: Case) -> None:
+    with Ceph(case.folder / "ceph") as s3, running(case.folder, s3, _WORKERS[case.full]) as cluster:
+        traffic = Traffic(cluster, case, _UPLOADS[case.full], _AT_ONCE[case.full])
+        traffic.start()
+        try:
+            while traffic.is_needed:
+                _one_round(case, cluster, traffic)
+            traffic.stop()
+            assert traffic.failure is None, traffic.failure
+            finish_all(traffic.senders, _SECONDS)
+        finally:
+            traffic.give_up()
+        for sender in traffic.senders:
+            _judge(case, cluster, sender)
+        _assert_nothing_is_left(cluster, traffic)
+
+
+def _one_round(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    """All kinds of faults, one after the other, each time in another order."""
+    for what in case.random.sample(list(_FAULTS), len(_FAULTS)):
+        case.injected(what)
+        _FAULTS[what](case, cluster, traffic)
+
+
+class Traffic(threading.Thread):
+    """So many uploads in all, or more, and so many at a time; in every dialect, on the networks of clients and on ours.
+
+    :ivar senders: those that have begun.
+    """
+
+    def __init__(self, cluster: Cluster, case: Case, count: int, at_once: int) -> None:
+        super().__init__(daemon=True)
+        self.senders: list[Sender] = []
+        self.failure: Exception | None = None
+        self._cluster, self._count, self._at_once = cluster, count, at_once
+        self._chance = case.random.__class__(case.random.random())
+        self._is_over = False
+
+    def run(self) -> None:
+        try:
+            while not self._is_over:
+                if sum(sender.is_alive() for sender in self.senders) < self._at_once:
+                    self._begin()
+                else:
+                    time.sleep(_PROBE)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the case has failed)
+            self.failure = error
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there have been fewer."""
+        return self.is_alive() and len(self.senders) < self._count
+
+    def stop(self) -> None:
+        """Begin no more."""
+        self._is_over = True
+        self.join()
+
+    def give_up(self) -> None:
+        self.stop()
+        for sender in self.senders:
+            sender.give_up()
+
+    def _begin(self) -> None:
+        chance = self._chance
+        kind = ALL_SENDERS[len(self.senders) % len(ALL_SENDERS)]
+        data = chance.randbytes(int(2 ** chance.uniform(15, 21)))
+        chunk, pause = chance.randrange(50_000, 400_000), chance.uniform(0.0, 1.5)
+        network = chance.choice([None, *self._cluster.clients])
+        sender = kind(self._cluster.url, self._cluster.ticket(), data, chunk, pause, network=network)
+        sender.is_forgiving = self._cluster.redis.has_failed_over
+        self.senders.append(sender)
+        sender.start()
+
+    def forgive(self) -> None:
+        """Those who are under way may be asked again for what was acknowledged."""
+        for sender in self.senders:
+            sender.is_forgiving = True
+
+    @contextmanager
+    def watched(self, case: Case, what: str) -> Iterator[None]:
+        """Measure how long those who get into trouble meanwhile need until something is acknowledged again."""
+        before = {sender: len(sender.gaps) for sender in self.senders}
+        yield
+        for sender in self.senders:
+            for gap in sender.gaps[before.get(sender, 0) :]:
+                case.measured(what, gap)
+
+
+# -- faults -----------------------------------------------------------------------------------------------------
+
+
+def _kill_a_machine(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    machine = case.random.choice(cluster.machines)
+    with traffic.watched(case, "seconds until clients of a dead machine sent again"):
+        machine.kill()
+        time.sleep(_SEEN)
+    machine.start()
+
+
+def _drain_a_machine(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    machine = case.random.choice(cluster.machines)
+    began = time.monotonic()
+    if machine.drain():
+        case.measured("seconds until a drained machine was empty", time.monotonic() - began)
+    else:
+        case.injected("of these, stopped before it was empty")
+    machine.stop()
+    machine.start()
+
+
+def _cut_off_from_redis(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    with case.random.choice(cluster.machines).network.cut_off_from(cluster.redis_address):
+        _wait(case, 12)
+
+
+def _cut_off_from_s3(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    with case.random.choice(cluster.machines).network.cut_off_from(cluster.s3_address):
+        _wait(case, 8)
+
+
+def _lose_a_machine(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    """It goes on by itself, and comes back."""
+    network = case.random.choice(cluster.machines).network
+    network.cut("packets are lost both ways")
+    _wait(case, 12)
+    network.mend()
+
+
+def _lose_clients(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    network = case.random.choice(cluster.clients)
+    network.cut(case.random.choice(list(networks.CUTS)))
+    _wait(case, 4)
+    network.mend()
+
+
+def _restart_redis(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    traffic.forgive()
+    cluster.redis.restart_master()
+    eventually(cluster.redis.is_complete, 60, "a master with its replica")
+
+
+def _fail_over(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    traffic.forgive()
+    with _probed(case, cluster):
+        cluster.redis.fail_over()
+    eventually(cluster.redis.is_complete, 60, "a master with its replica")
+
+
+@contextmanager
+def _probed(case: Case, cluster: Cluster) -> Iterator[None]:
+    """Measure for how long nobody gets a ticket."""
+    given = [time.monotonic()]
+    over = threading.Event()
+
+    def probe() -> None:
+        while not over.is_set():
+            if cluster.try_ticket():
+                given.append(time.monotonic())
+            time.sleep(_PROBE)
+
+    probing = threading.Thread(target=probe, daemon=True)
+    probing.start()
+    try:
+        yield
+        cluster.ticket()
+        given.append(time.monotonic())
+    finally:
+        over.set()
+        probing.join()
+    longest = max(after - before for before, after in itertools.pairwise(sorted(given)))
+    case.measured("seconds without tickets at a fail-over", longest)
+
+
+def _strike_s3(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    for fault in case.random.sample(list(Fault), len(Fault) if case.full else 2):
+        with cluster.s3.strike(fault, case.random.randrange(1, 5), case.random.randrange(1, 10)):
+            _wait(case, 3)
+        for _ in range(cluster.s3.struck):
+            case.injected(f"of these: {fault.value}")
+
+
+def _wait(case: Case, longest: float) -> None:
+    """For so many seconds, at most, in the long form; the short one has less time."""
+    time.sleep(case.random.uniform(0.3, longest if case.full else 1.0))
+
+
+_FAULTS: Mapping[str, Callable[[Case, Cluster, Traffic], None]] = {
+    "a machine is killed": _kill_a_machine,
+    "a machine is drained": _drain_a_machine,
+    "a machine can't reach Redis": _cut_off_from_redis,
+    "a machine can't reach S3": _cut_off_from_s3,
+    "a machine is cut off from everything": _lose_a_machine,
+    "clients are cut off": _lose_clients,
+    "Redis is killed and started again": _restart_redis,
+    "the other Redis takes over": _fail_over,
+    "S3 does some calls wrong": _strike_s3,
+}
+
+
+# -- what came of it --------------------------------------------------------------------------------------------
+
+
+def _judge(case: Case, cluster: Cluster, sender: Sender) -> None:
+    """The app has acted on the right bytes, once; it was told under one event id."""
+    story = eventually(lambda: cluster.story(sender.ticket), 60, f"the app hearing of {sender.ticket}")
+    effects = [line for line in story if line["what"] == "effect"]
+    assert [line["sha256"] for line in effects] == [hashlib.sha256(sender.data).hexdigest()], story
+    assert len({line["event_id"] for line in story}) == 1
+    case.measured("times that the app was told of a file", sum(line["what"] == "settled" for line in story))
+
+
+def _assert_nothing_is_left(cluster: Cluster, traffic: Traffic) -> None:
+    """Every upload is finished, and nobody has to be told of it any more."""
+    registry = RedisRegistry(cluster.redis.url)
+    try:
+        for sender in traffic.senders:
+            eventually(lambda: _is_over(registry, sender.ticket), 60, f"the end of {sender.ticket}")  # noqa: B023
+    finally:
+        registry.close()
+
+
+def _is_over(registry: RedisRegistry, ticket: str) -> bool:
+    upload = registry.get(ticket)
+    return upload is not None and upload.state is State.FINISHED and registry.due(ticket) is None
+
+
+CAMPAIGN = Campaign(
+    name="cluster",
+    about="machines, links, Redis and S3 taken away in turn: every file arrives whole, and is acted on once",
+    case=case,
+    short=1,
+    full=10,
+    jobs=1,
+    timeout=3600,
+    missing=lambda: networks.missing() or Ceph.missing(),
+)
