@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -564,8 +564,9 @@ class Dialogue:
         return self._perform(self._conversation.changed())
 
     def _wake_if_over(self) -> None:
-        if self._conversation.is_over:
-            self._channel.wake()
+        with suppress(IncomingError):  # the records can't be read now; who tells of changes tells again then
+            if self._conversation.is_over:
+                self._channel.wake()
 
     def _perform(self, actions: Iterable[Send | Close]) -> Close | None:
         """Send what is to be sent, in one go; gives the close, where there is one."""

@@ -74,6 +74,7 @@ _SLICE = 200  # uploads that are held at a time
 _COMEBACK = 600.0  # seconds after its start in which a process lets no upload expire: clients are coming back
 _GRACE = 5.0  # seconds that whoever brought the last byte has to complete the upload by itself
 _TOMBSTONE = 86400.0  # seconds for which a closed upload can still be asked for
+_GIVING_BACK = 1.0  # seconds between two attempts to give an upload back that can't be completed now
 _ORPHAN_AGE = 86400.0  # seconds after which bytes of an upload that nobody knows are put aside
 _ORPHAN_INTERVAL = 3600.0  # seconds between two looks for them
 _CONFLICTS = 50  # times that a move is tried again because somebody else moved first
@@ -899,8 +900,7 @@ class Receiver:
             self._take_step(upload, step)
         except IncomingError as error:
             log.warning("upload %s can't be completed yet: %s", shortened(upload.id), error)
-            with suppress(IncomingError):  # where nothing can be recorded: this process sweeps up after itself
-                self._save_quietly(upload, upload.but(holder=""))  # the next sweep tries again
+            self._give_back(upload)
         finally:
             self._completing.discard(upload.id)
 
@@ -911,6 +911,16 @@ class Receiver:
             self._take_back(upload, str(error), start_anew=bool(error.facts.get("start_anew")))
         except (Damaged, EOFError, FileNotFoundError) as error:
             self._give_up_as_damaged(upload, error)
+
+    def _give_back(self, upload: Upload) -> None:
+        """The next sweep tries again, anybody's: but nobody takes an upload from a process that lives."""
+        while not self._stopped.is_set():
+            try:
+                self._save_quietly(upload, upload.but(holder=""))
+            except IncomingError:
+                self._stopped.wait(_GIVING_BACK)
+            else:
+                return
 
     def _join(self, upload: Upload) -> None:
         """Only when all is on the disk, and recorded so, do the parts go."""

@@ -19,6 +19,7 @@ from incoming_wsgi import channel as channel_module
 from incoming_wsgi import frontend as module
 from incoming_wsgi import servers
 from incoming_wsgi.channel import Channel, handshake
+from incoming_wsgi.errors import Unavailable
 from incoming_wsgi.frontend import Dialogue, Frontend, Permit
 from incoming_wsgi.middleware import route
 from incoming_wsgi.protocols.websocket import LONGEST_TEXT, Conversation, Window
@@ -390,6 +391,10 @@ class Talk:
             self._protocol.receive_data(data)
             self._flush()
 
+    def changed(self) -> None:
+        """The registry says that something has changed."""
+        self._dialogue._wake_if_over()
+
     def leave(self) -> None:
         self._socket.close()
 
@@ -447,6 +452,24 @@ def test_it_is_sent_away_when_the_process_ends(engine: Engine, talk: Talk) -> No
     talk.channel.wake()
     assert talk.hear() == 1012
     assert engine.receiver.status(talk.ticket).received == 4
+
+
+def test_news_while_the_records_can_not_be_read_are_no_trouble(
+    engine: Engine, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever tells them goes on, with others; and tells again when the records are back."""
+    talk.begin()
+    talk.chunk(DATA[:4])
+    talk.hear()
+
+    def away(_: str) -> None:
+        raise Unavailable
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(engine.registry, "get", away)
+        talk.changed()
+    engine.receiver.cancel(talk.ticket, "not today")
+    assert [talk.hear(), talk.hear()] == ["MsgCancel", 1000]
 
 
 def test_it_ends_when_the_browser_vanishes(engine: Engine, talk: Talk) -> None:

@@ -291,31 +291,33 @@ def test_completing_twice_is_one_handover(engine: Engine, other: Engine) -> None
     assert len(engine.app.notices) == 1
 
 
-def test_no_records_for_a_while(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """While an upload is completed; not even that it is given up for now can be recorded."""
+def test_a_completion_that_can_not_be_recorded_is_given_back(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as it can: nobody takes one from a process that lives."""
+    monkeypatch.setattr(module, "_GIVING_BACK", 0.01)
     ticket = engine.ticket()
-    with engine.open(ticket, len(DATA)) as session:
-        session.write(0, DATA)
-        whole = session.sync()
+    with engine.open(ticket, 5) as session:
+        session.write(0, b"12345")
+        arrived = session.sync()
+    save = engine.registry.save
+    failed: list[Upload] = []
 
-    def refuse(*_: object, **__: object) -> Upload:
+    def away(before: Upload, after: Upload, **options: Any) -> Upload:
+        if before.state is not State.COMPLETING:
+            return save(before, after, **options)
+        failed.append(before)
         raise Unavailable
 
-    def lose_the_registry(_: Upload) -> None:
-        monkeypatch.setattr(engine.registry, "save", refuse)
-
-    monkeypatch.setattr(engine.storage, "sync", lose_the_registry)
-    engine.receiver.complete(whole)
-    eventually(lambda: not engine.receiver._completing)
-    assert engine.state(ticket) is State.COMPLETING
-    assert "can't be completed yet" in caplog.text
-    assert "stopped with an error" not in caplog.text
-    monkeypatch.undo()
-    engine.receiver.sweep()
+    with monkeypatch.context() as trouble:
+        trouble.setattr(engine.registry, "save", away)
+        engine.receiver.complete(arrived)
+        eventually(lambda: len(failed) > 3)
+        assert engine.receiver.status(ticket).holder == engine.registry.holder
+        assert engine.receiver.is_busy
+    eventually(lambda: not engine.receiver.status(ticket).holder)
+    eventually(lambda: not engine.receiver.is_busy)
     engine.start()
-    assert engine.until(ticket, State.FINISHED).sha256 == DIGEST
+    engine.receiver.sweep()
+    engine.until(ticket, State.FINISHED)
 
 
 def test_completing_too_early(engine: Engine) -> None:

@@ -257,7 +257,10 @@ class Registry(ABC):
 
     @abstractmethod
     def subscribe(self, upload_id: str, changed: Callable[[], None]) -> Unsubscribe:
-        """Have ``changed()`` called after every saved change of an upload, by whichever process; it must not block."""
+        """Have ``changed()`` called after every saved change of an upload, by whichever process.
+
+        It must neither block nor raise. Where changes could not be heard of for a while, it is called after that.
+        """
 
     @abstractmethod
     def maintain(self) -> None:
