@@ -155,10 +155,11 @@ class Session:
         self._pending = self._pending.minus(kept)
         if kept.ranges:
             self._record(kept)
-            self._writer.recorded(self.upload)
             if events.is_anybody_listening():
                 events.count("arrived", kept.received)
-            self._arrived(self.upload)
+            if self.upload.state in OPEN_STATES:  # else somebody has completed it already
+                self._writer.recorded(self.upload)
+                self._arrived(self.upload)
         self._recorded_at = time.monotonic()
 
     def _record(self, pending: Extents) -> None:
@@ -170,10 +171,21 @@ class Session:
                 with self._writer.exclusive():  # nobody may be writing there, having seen that it is not safe yet
                     self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=synced)
             except Conflict:
-                self._current()
-                raise Replaced from None
+                self.upload = self._recorded_already(start, end)
         if self._fsync:
             self._registry.sync()
+
+    def _recorded_already(self, start: int, end: int) -> Upload:
+        """The upload, where the answer to our record was lost and somebody has completed it before we asked again.
+
+        :raises IncomingError: it is not ours any more, or has ended.
+        """
+        current = self._registry.get(self.upload.id)
+        is_ours = current is not None and current.session == self.token and current.state not in ENDS
+        if current is None or not is_ours or not current.extents.contains(start, end):
+            self._current()
+            raise Replaced
+        return current
 
     def declare_length(self, length: int) -> Upload:
         """Record the length, now that it is known; after :meth:`sync`.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from incoming_wsgi import receiver
 from incoming_wsgi.bulk import Piped, bulk_of, pipes
@@ -27,6 +27,9 @@ from incoming_wsgi.storage import Storage
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    import pytest
 
 T = TypeVar("T")
 
@@ -217,6 +220,21 @@ def manners(**changes: Any) -> Manners:
         receive_timeout=5.0,
     )
     return replace(usual, **changes)
+
+
+def answer_late(engine: Engine, ticket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the answer to the record of the last bytes lost; before it is asked again others complete the upload."""
+    add_extent = engine.registry.add_extent
+
+    def late(*row: Any, **options: Any) -> Upload:
+        recorded = add_extent(*row, **options)
+        if not recorded.is_complete:
+            return recorded
+        engine.receiver.complete(recorded)
+        engine.until(ticket, State.FINISHED)
+        return add_extent(*row, **options)
+
+    monkeypatch.setattr(engine.registry, "add_extent", late)
 
 
 class Child:

@@ -26,7 +26,7 @@ from incoming_wsgi.protocols.websocket import LONGEST_TEXT, Conversation, Window
 from incoming_wsgi.servers import Connection
 from incoming_wsgi.upload import State, Upload
 
-from .helpers import NOBODYS, Engine, manners
+from .helpers import NOBODYS, Engine, answer_late, manners
 
 FOREIGN = "https://pages.example"
 DATA = b"0123456789"
@@ -427,6 +427,16 @@ def test_a_whole_upload_over_a_websocket(engine: Engine, talk: Talk) -> None:
     talk.chunk(DATA)
     assert [talk.hear(), talk.hear(), talk.hear()] == ["MsgChunkAck", "MsgAllDone", 1000]
     assert talk.ended()
+
+
+def test_others_complete_it_before_the_last_bytes_are_known_to_be_recorded(
+    engine: Engine, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.start()
+    talk.begin()
+    answer_late(engine, talk.ticket, monkeypatch)
+    talk.chunk(DATA)
+    assert [talk.hear(), talk.hear(), talk.hear()] == ["MsgChunkAck", "MsgAllDone", 1000]
 
 
 def test_it_hears_at_once_of_what_others_do(engine: Engine, talk: Talk) -> None:

@@ -44,7 +44,7 @@ from incoming_wsgi.storage.files import FileWriter
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually
 
-from .helpers import NOBODYS, Child, Clock, Engine
+from .helpers import NOBODYS, Child, Clock, Engine, answer_late
 
 DATA = random.Random(3).randbytes(100_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -289,6 +289,35 @@ def test_completing_twice_is_one_handover(engine: Engine, other: Engine) -> None
     engine.until(ticket, State.FINISHED)
     assert engine.receiver.complete(engine.receiver.status(ticket)).state is State.FINISHED
     assert len(engine.app.notices) == 1
+
+
+def test_bytes_that_were_recorded_before_others_completed_the_upload(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the record was lost; when it is asked for again the upload is finished: that is no trouble."""
+    engine.start()
+    ticket = engine.ticket()
+    answer_late(engine, ticket, monkeypatch)
+    with engine.open(ticket, 5) as session:
+        session.write(0, b"12345")
+        assert session.sync().state is State.FINISHED
+    assert [notice.upload.id for notice in engine.app.notices] == [ticket]
+
+
+def test_bytes_of_an_upload_that_was_cancelled_meanwhile(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticket = engine.ticket()
+    add_extent = engine.registry.add_extent
+
+    def late(*row: Any, **options: Any) -> Upload:
+        add_extent(*row, **options)
+        engine.receiver.cancel(ticket, "not today")
+        return add_extent(*row, **options)
+
+    monkeypatch.setattr(engine.registry, "add_extent", late)
+    with engine.open(ticket, 5) as session:
+        session.write(0, b"12345")
+        with pytest.raises(Cancelled):
+            session.sync()
 
 
 def test_a_completion_that_can_not_be_recorded_is_given_back(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
