@@ -139,7 +139,7 @@ def _write_all(descriptor: int, position: int, blocks: Sequence[Buffer], size: i
 
 
 def bulk_of(data: Buffer | Bulk) -> Bulk:
-    return data if isinstance(data, Bulk) else Blocks((data,))
+    return Blocks((data,)) if isinstance(data, (bytes, bytearray, memoryview)) else data
 
 
 NOTHING = Blocks(())

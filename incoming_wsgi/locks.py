@@ -105,6 +105,8 @@ def _lock_of_file(descriptor: int) -> threading.Lock:
 
 
 def _wait_for_flock(descriptor: int) -> None:
+    if try_flock(descriptor):
+        return
     if not offload.under_gevent():
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return

@@ -232,12 +232,13 @@ class Conversation:
     def _piece(self, data: Bulk, last: bool) -> Iterator[Action]:
         self._expect(_Turn.CHUNKS, "a chunk")
         assert self._upload is not None
-        if self._end + len(data) > (self._upload.length or 0):
+        size = len(data)
+        if self._end + size > (self._upload.length or 0):
             yield from self._flush()  # it will be refused, but not what came before it
-        if len(data):
+        if size:
             self._queue.append(data)
-            self._end += len(data)
-            self._part += len(data)
+            self._end += size
+            self._part += size
         if last:
             yield from self._end_chunk()
 
