@@ -81,7 +81,7 @@ def test_a_chunk_is_one_round_trip(site: Site) -> None:
     assert site.asked()["hgetall"] - before == 3
 
 
-def test_a_lane_that_was_replaced_records_nothing(site: Site) -> None:
+def test_a_lane_that_was_replaced_records_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where the other process has not heard of it yet."""
     opened = site.open()
     site.send(site.one, opened, 0)
@@ -93,20 +93,20 @@ def test_a_lane_that_was_replaced_records_nothing(site: Site) -> None:
         f"/incoming/frontend/uploads/{opened[0]}",
         headers={"Incoming-Length": str(CHUNK * CHUNKS), "Incoming-Name": "x"},
     )
-    registry.glance = lambda _: seen  # type: ignore[method-assign]
+    monkeypatch.setattr(registry, "glance", lambda _: seen)
     assert site.send(site.two, opened, 2, status=409)["error"]["name"] == "replaced"
     upload = site.one.upload(opened[0])
     assert upload is not None
     assert upload.received == 2 * CHUNK
 
 
-def test_what_is_cancelled_takes_no_more(site: Site) -> None:
+def test_what_is_cancelled_takes_no_more(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = site.open()
     site.send(site.two, opened, 0)
     registry = site.two._engine.get().registry
     seen = registry.glance(opened[0])
     site.one.cancel_upload(opened[0])
-    registry.glance = lambda _: seen  # type: ignore[method-assign]
+    monkeypatch.setattr(registry, "glance", lambda _: seen)
     answer = site.send(site.two, opened, 1, status=410)
     assert answer["error"]["name"] == "cancelled"
 

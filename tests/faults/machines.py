@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import requests
@@ -24,6 +24,9 @@ from tests.support.s3_server import CREDENTIALS, S3Server
 from tests.support.waiting import eventually
 
 from .networks import Network, own_address
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Numbers of networks, and of the addresses that all of them reach.
 _MACHINES, _CLIENTS, _REDIS, _S3 = (0, 1, 2), (4, 5), 6, 7
@@ -53,7 +56,7 @@ class Machine(AppServer):
         self.address = f"{network.inner_address}:{self.port}"
         self.url = f"http://{self.address}"
 
-    def start(self) -> AppServer:
+    def start(self) -> Self:
         Mark(self._mark).put(draining=False)
         return super().start()
 
