@@ -11,7 +11,7 @@ import pytest
 from webob import Request
 from webtest import TestApp
 
-from incoming_wsgi import Incoming, backend, receiver, signatures, terms
+from incoming_wsgi import Incoming, backend, session, signatures, terms
 from incoming_wsgi.targets import FinishHosts
 
 from .helpers import ROOT
@@ -56,7 +56,7 @@ def by_cookie(web: TestApp) -> Any:
 
 @pytest.mark.parametrize(
     ("module", "ask", "refusal"),
-    [(backend, by_key, 401), (backend, by_secret, 403), (receiver, by_session, 409), (terms, by_cookie, 403)],
+    [(backend, by_key, 401), (backend, by_secret, 403), (session, by_session, 409), (terms, by_cookie, 403)],
 )
 def test_the_comparison_decides(
     web: TestApp, module: Any, ask: Callable[[TestApp], Any], refusal: int, monkeypatch: pytest.MonkeyPatch
