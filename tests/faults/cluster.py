@@ -238,6 +238,8 @@ def _judge(case: Case, cluster: Cluster, sender: Sender) -> None:
     assert [line["sha256"] for line in effects] == [hashlib.sha256(sender.data).hexdigest()], story
     assert len({line["event_id"] for line in story}) == 1
     case.measured("times that the app was told of a file", sum(line["what"] == "settled" for line in story))
+    for _, seconds in sender.delays:
+        case.measured("seconds from a chunk to its acknowledgement", seconds)
 
 
 def _assert_nothing_is_left(cluster: Cluster, traffic: Traffic) -> None:
