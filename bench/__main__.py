@@ -27,6 +27,7 @@ from .scenarios import (
     in_browser,
     last_byte,
     long_link,
+    many_machines,
     slow_uploads,
     small_files,
     streams,
@@ -47,6 +48,7 @@ SCENARIOS: Mapping[str, Callable[[Setting], Report]] = {
     "H": last_byte.last_byte,
     "J": in_browser.in_browser,
     "F": disk.disk,
+    "S": many_machines.many_machines,
 }
 
 _KEPT = TOOLS / "reports"

@@ -1,6 +1,7 @@
 """The app whose uploads are measured: as small as the one in the README, and it writes down when it was told.
 
-Everything is in the folder ``RECORD``: the files in ``files``, and in ``events`` a line for each.
+Everything is in the folder ``RECORD``: the files in ``files``, and in ``events`` a line for each. What is in S3 stays
+there, until the app has answered.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def on_finish(upload: FinishedUpload) -> str:
     told = time.monotonic()
     if "wait" in upload.metadata:
         return "wait"
-    upload.move_to(str(FILES / upload.id))
+    if not upload.path.startswith("s3://"):
+        upload.move_to(str(FILES / upload.id))
     line = json.dumps({"id": upload.id, "told": told, "done": time.monotonic()})
     with (RECORD / "events").open("ab", buffering=0) as file:
         file.write(line.encode() + b"\n")
@@ -47,4 +49,5 @@ def ticket() -> str:
     return ticket_id
 
 
-app = Incoming(web, storage=RECORD / "incoming", on_finish=on_finish)
+storage = os.environ.get("INCOMING_STORAGE", str(RECORD / "incoming"))
+app = Incoming(web, storage=storage, on_finish=on_finish)

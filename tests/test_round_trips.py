@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,7 +110,7 @@ def test_what_is_cancelled_takes_no_more(site: Site, monkeypatch: pytest.MonkeyP
     assert answer["error"]["name"] == "cancelled"
 
 
-def test_a_chunk_that_comes_again(site: Site, tmp_path: Path) -> None:
+def test_a_chunk_that_comes_again(site: Site) -> None:
     """It is answered by how the upload is, and nothing is stored again."""
     opened = site.open()
     for process in (site.one, site.two, site.one):

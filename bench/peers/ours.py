@@ -45,14 +45,21 @@ class Ours(Server):
     def lanes(self, lengths: Sequence[int]) -> list[Lane]:
         return [self.lane(self.ticket(), length) for length in lengths]
 
-    def lane(self, ticket: str, length: int) -> Lane:
-        """A file of this length, chunk by chunk; it is opened here."""
+    def tickets(self, count: int) -> list[Request]:
+        """Requests for tickets that nobody will use."""
+        return [request("POST", "/ticket?wait=")] * count
+
+    def lane(self, ticket: str, length: int, most: int = 0) -> Lane:
+        """A file of this length, chunk by chunk; it is opened here.
+
+        :param most: bytes of a chunk, where they are to be shorter than the server allows.
+        """
         path = f"/incoming/frontend/uploads/{ticket}"
         headers = {"Incoming-Length": str(length), "Incoming-Name": "large.bin"}
         answer = requests.post(self.url + path, headers=headers, timeout=30)
         answer.raise_for_status()
         status = answer.json()
-        size, session = status["chunk_size"], status["session"]
+        size, session = most or status["chunk_size"], status["session"]
         pieces = [(start, min(start + size, length)) for start in range(0, length, size)]
         return [_chunk(path, session, start, end, length) for start, end in pieces]
 
@@ -93,7 +100,7 @@ class Ours(Server):
 class OursByTus(Ours):
     """As tus clients speak with it: a creation, then all bytes in one request."""
 
-    def lane(self, ticket: str, length: int) -> Lane:
+    def lane(self, ticket: str, length: int, most: int = 0) -> Lane:  # noqa: ARG002 (all of it at once)
         uploads = "/incoming/frontend/uploads"
         given = {"Upload-Length": str(length), "Tus-Resumable": "1.0.0", "Incoming-Ticket": ticket}
         requests.post(self.url + uploads, headers=given, timeout=30).raise_for_status()

@@ -54,8 +54,9 @@ from .records import record_of, upload_of
 
 log = logging.getLogger("incoming_wsgi")
 
-#: Bytes of one upload that a process holds in memory; where parts are large, two of them.
-_ROOM = 64 * 2**20
+#: Bytes of one upload that a process holds; where parts are large, two of them. A buffer that grows has up to an eighth
+#: of its length to spare, so this takes less than 64 MiB of memory.
+_ROOM = 56 * 2**20
 
 _PATIENCE = 60.0  # seconds that a writer waits for room
 _REMEMBERED = 1000  # sidecars kept by a process
@@ -596,27 +597,53 @@ class _Sources:
 
 
 class Room:
-    """The memory that one upload may take in this process, shared by its writers."""
+    """The memory that one upload may take in this process, shared by its writers.
+
+    What is on its way to S3 leaves by itself. What is still being gathered leaves only when its part is full: so when
+    little room is left, one part at a time grows, and there is always enough for it to become full.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._most = max(_ROOM, 2 * plan.part_size)
+        self._little = plan.part_size
         self._taken = 0
+        self._flying = 0
+        self._growing: object = None  # the one that may, when little room is left
         self._change = threading.Condition()
 
-    def take(self, size: int) -> None:
+    def take(self, whose: object, size: int) -> None:
         """:raises Unavailable: there is none for a while."""
         deadline = time.monotonic() + _PATIENCE
         with self._change:
-            # More than there ever is, where parts have grown: one at a time, then.
-            while self._taken and self._taken + size > self._most:
+            while not self._is_room_for(whose, size):
                 if not self._change.wait(deadline - time.monotonic()):
+                    self._let_others(whose)
                     raise Unavailable("The server's storage is slow at the moment.", retry_after=5)
             self._taken += size
 
-    def give_back(self, size: int) -> None:
+    def _is_room_for(self, whose: object, size: int) -> bool:
+        if self._taken + size <= self._most - self._little:
+            return True
+        self._growing = self._growing or whose
+        # More than there ever is, where parts have grown: then as soon as nothing else is on its way.
+        return self._growing is whose and (self._taken + size <= self._most or not self._flying)
+
+    def send(self, whose: object, size: int) -> None:
+        """Of what was taken so much is on its way."""
+        with self._change:
+            self._flying += size
+            self._let_others(whose)
+
+    def give_back(self, whose: object, size: int, *, has_flown: bool = False) -> None:
         with self._change:
             self._taken -= size
-            self._change.notify_all()
+            self._flying -= size if has_flown else 0
+            self._let_others(whose)
+
+    def _let_others(self, whose: object) -> None:
+        if self._growing is whose:
+            self._growing = None
+        self._change.notify_all()
 
 
 class _Run:
@@ -626,16 +653,14 @@ class _Run:
         self.part = part
         self.start = start
         self.data = bytearray()
-        self.size = part.end - start  # that it may grow to
 
     @property
     def end(self) -> int:
         return self.start + len(self.data)
 
-    def take(self, block: memoryview) -> int:
-        taken = min(len(block), self.part.end - self.end)
-        self.data += block[:taken]
-        return taken
+    def fitting(self, block: memoryview) -> memoryview:
+        """Of the bytes that follow, those of this part."""
+        return block[: self.part.end - self.end]
 
 
 class S3Writer(Writer):
@@ -674,21 +699,19 @@ class S3Writer(Writer):
     def _gather(self, position: int, block: memoryview) -> int:
         if self._run is None or self._run.end != position:
             self._send()
-            self._run = self._begin(position)
-        taken = self._run.take(block)
+            self._run = _Run(self._parts.plan.at(position), position)
+        fitting = self._run.fitting(block)
+        self._room.take(self._run, len(fitting))
+        self._run.data += fitting
         if self._run.end == self._run.part.end:
             self._send()
-        return taken
-
-    def _begin(self, position: int) -> _Run:
-        run = _Run(self._parts.plan.at(position), position)
-        self._room.take(run.size)
-        return run
+        return len(fitting)
 
     def _send(self) -> None:
         run, self._run = self._run, None
-        if run is None:
+        if run is None or not run.data:
             return
+        self._room.send(run, len(run.data))
         with self._change:
             self._flying += 1
         offload.background(self._store, run, name="part")
@@ -706,7 +729,7 @@ class S3Writer(Writer):
             trouble = Unavailable("The server's storage has trouble; what has arrived is kept.", retry_after=5)
             raise
         finally:
-            self._room.give_back(run.size)
+            self._room.give_back(run, len(run.data), has_flown=True)
             with self._change:
                 self._flying -= 1
                 self._trouble = self._trouble or trouble
@@ -749,11 +772,12 @@ class S3Writer(Writer):
 
     def _compose(self, part: Part) -> None:
         with suppress(IncomingError, FileNotFoundError):  # else whoever completes the upload does it, or meets it
-            self._room.take(len(part))
+            self._room.take(part, len(part))
+            self._room.send(part, len(part))
             try:
                 self._parts.compose(part)
             finally:
-                self._room.give_back(len(part))
+                self._room.give_back(part, len(part), has_flown=True)
 
     def _refuse_if_in_trouble(self) -> None:
         if self._trouble is not None:
@@ -766,7 +790,7 @@ class S3Writer(Writer):
     def _let_go(self) -> None:
         run, self._run = self._run, None
         if run is not None:
-            self._room.give_back(run.size)
+            self._room.give_back(run, len(run.data))
 
 
 def _key(folder: str, upload: Upload) -> str:

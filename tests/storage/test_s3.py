@@ -291,16 +291,103 @@ def test_reading_from_anywhere(place: Place) -> None:
         assert file.read(1) == b""
 
 
-def test_memory_is_bounded() -> None:
-    room = Room(Plan.of(2**31, 16 * MIB))
-    for _ in range(4):
-        room.take(16 * MIB)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s3, "_PATIENCE", 0.01)
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Room:
+    """Of an upload in parts of 16 MiB; who finds none there does not wait."""
+    monkeypatch.setattr(s3, "_PATIENCE", 0.01)
+    return Room(Plan.of(2**31, 16 * MIB))
+
+
+def test_memory_is_bounded(room: Room) -> None:
+    for part in range(3):
+        room.take(part, 16 * MIB)
+        room.send(part, 16 * MIB)
+    room.take("next", 8 * MIB)
+    with pytest.raises(Unavailable):
+        room.take("next", 1)
+    room.give_back(0, 16 * MIB, has_flown=True)
+    room.take("next", 8 * MIB)
+
+
+def test_when_little_memory_is_left_one_part_at_a_time_grows(room: Room) -> None:
+    """All of them together could fill it, and none would ever be full."""
+    lanes = "abcd"
+    for lane in lanes:
+        room.take(lane, 10 * MIB)
+    room.take("b", MIB)
+    for lane in "acd":
         with pytest.raises(Unavailable):
-            room.take(1)
-    room.give_back(16 * MIB)
-    room.take(16 * MIB)
+            room.take(lane, MIB)
+    room.take("b", 5 * MIB)
+    room.send("b", 16 * MIB)
+    for lane in "acd":  # the first one that asks
+        room.take("a", MIB)
+        if lane != "a":
+            with pytest.raises(Unavailable):
+                room.take(lane, MIB)
+
+
+def test_who_goes_lets_others_grow(room: Room) -> None:
+    room.take("a", 40 * MIB)
+    room.take("b", MIB)
+    room.give_back("b", MIB)
+    room.take("c", MIB)
+
+
+def test_a_part_that_is_larger_than_all_memory(room: Room) -> None:
+    """Where the length was not known parts grow: one is held then."""
+    room.take("large", 50 * MIB)
+    room.take("large", 50 * MIB)
+    room.send("large", 100 * MIB)
+    with pytest.raises(Unavailable):
+        room.take("next", MIB)
+    room.give_back("large", 100 * MIB, has_flown=True)
+    room.take("next", MIB)
+
+
+class Lanes:
+    """Connections that bring parts, a MiB at a time, into memory that they share.
+
+    :ivar gathering: MiB that each has of its part.
+    """
+
+    def __init__(self, part: int) -> None:
+        self._room = Room(Plan.of(2**31, part * MIB))
+        self._part = part
+        self._flying = 0
+        self.gathering: dict[int, int] = {}
+
+    def bring(self, lane: int) -> bool:
+        """Whether there is room for one more."""
+        try:
+            self._room.take(lane, MIB)
+        except Unavailable:
+            return False
+        assert self._room._taken <= max(56, 2 * self._part) * MIB
+        self.gathering[lane] = self.gathering.get(lane, 0) + 1
+        if self.gathering[lane] == self._part:
+            self._room.send(lane, self.gathering.pop(lane) * MIB)
+            self._flying += 1
+        return True
+
+    def store(self) -> None:
+        """All that was sent has arrived."""
+        for _ in range(self._flying):
+            self._room.give_back(None, self._part * MIB, has_flown=True)
+        self._flying = 0
+
+
+@given(st.lists(st.integers(0, 5), max_size=300), st.integers(5, 30))
+def test_lanes_do_not_wait_for_each_other_for_ever(asking: list[int], part: int) -> None:
+    """In whatever turns they ask: once all that was sent is stored, somebody may go on, until all parts are full."""
+    lanes = Lanes(part)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3, "_PATIENCE", 0)
+        for lane in asking:
+            lanes.bring(lane)
+        while lanes.gathering:
+            lanes.store()
+            assert any(lanes.bring(lane) for lane in tuple(lanes.gathering))
 
 
 def test_more_than_the_storage_takes(place: Place) -> None:
