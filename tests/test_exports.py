@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module, metadata
+from pathlib import Path
 
 import incoming_wsgi
 
@@ -49,6 +50,27 @@ print(os.path.exists(sys.argv[1]))
     command = [sys.executable, "-c", code, str(ROOT / "is-never-made")]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=30, check=True)
     assert run.stdout.splitlines() == ["1 0 False False", "False"]
+
+
+def test_what_is_not_configured_is_never_imported(tmp_path: Path) -> None:
+    """Not in the whole life of an upload: neither package need be there."""
+    code = """
+import sys, time
+from webtest import TestApp
+import incoming_wsgi
+done = []
+app = incoming_wsgi.Incoming(lambda *_: [], storage=sys.argv[1], on_finish=lambda upload: done.append(upload.path))
+ticket = app.new_upload()
+headers = {"Incoming-Length": "5", "Incoming-Name": "x", "Content-Type": "application/octet-stream"}
+TestApp(app).post(f"/incoming/frontend/uploads/{ticket}", b"12345", headers=headers)
+while app.upload(ticket).phase != "finished":
+    time.sleep(0.01)
+app.close()
+print(len(done), [name for name in ("redis", "boto3", "botocore") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    assert run.stdout.splitlines() == ["1 []"]
 
 
 def test_the_commands_are_there() -> None:
