@@ -1,8 +1,8 @@
 """Large file uploads for any web app: a WSGI middleware, and the JavaScript library that it serves."""
 
+from .delivery.handover import FinishedUpload
 from .errors import IncomingError
-from .first_look import FirstBytes
-from .handover import FinishedUpload
+from .gates.first_look import FirstBytes
 from .middleware import Incoming, Permission
 from .upload import State, Upload
 

@@ -12,6 +12,7 @@ from webob import Request, Response
 from webob.multidict import MultiDict
 
 from . import events
+from .delivery.targets import FinishHosts, checked_target
 from .downloads import file_response
 from .errors import (
     BadRequest,
@@ -26,12 +27,11 @@ from .errors import (
     UnsupportedMediaType,
     WrongSecret,
 )
-from .headers import content_length, query_of, refuse_malformed
+from .gates.terms import Terms
 from .receiver import Receiver
-from .responses import json_response, text_response
-from .targets import FinishHosts, checked_target
-from .terms import Terms
 from .upload import Upload
+from .wire.headers import content_length, query_of, refuse_malformed
+from .wire.responses import json_response, text_response
 
 #: Booleans as Go's strconv.ParseBool takes them, which 0.1 used.
 _BOOLEANS: Mapping[str, bool] = {

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from . import metrics, servers
+from . import metrics
 from .backend import Backend, Client
-from .clients import Proxies
+from .delivery.handover import URLHandler
+from .delivery.targets import FinishHosts
 from .errors import IncomingError
 from .frontend import Frontend
-from .handover import URLHandler
+from .gates.clients import Proxies
+from .gates.quotas import Allowance, rate_of
 from .middleware import (
     PerProcess,
     allowance_of,
@@ -30,13 +32,12 @@ from .middleware import (
     route,
     storage_of,
 )
-from .quotas import Allowance, rate_of
 from .receiver import App, Receiver
 from .settings import Settings, check_storages, size, storages_in
 from .signatures import key_of
 from .storage import Storage
 from .storage.bucket import is_bucket
-from .targets import FinishHosts
+from .wire import servers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

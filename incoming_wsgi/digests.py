@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from . import offload
-from .bulk import buffers
 from .upload import Upload
+from .wire.bulk import buffers
 
 _PIECE = 256 * 1024  # bytes read and hashed in one go
 _STEP = 64 * 1024 * 1024  # bytes hashed between two saved states

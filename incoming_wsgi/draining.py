@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import servers
 from .frontend import Frontend
 from .locks import try_flock
 from .receiver import Receiver
+from .wire import servers
 
 log = logging.getLogger("incoming_wsgi")
 

@@ -15,10 +15,7 @@ from urllib.parse import urlsplit
 
 from webob import Request, Response
 
-from . import assets, events, servers
-from .bodies import RequestBody, body_of
-from .channel import Channel, handshake
-from .clients import network_of
+from . import assets, events
 from .errors import (
     BadRequest,
     Forbidden,
@@ -32,8 +29,9 @@ from .errors import (
     UnknownUpload,
     UpgradeRequired,
 )
-from .frames import Event
-from .headers import content_length, refuse_malformed
+from .gates.clients import network_of
+from .gates.turnstile import Turnstile
+from .gates.visitors import Visitor
 from .intake import Dialect, Door, ticket_of
 from .protocols import chunks, resumable, tus
 from .protocols.websocket import (
@@ -47,10 +45,13 @@ from .protocols.websocket import (
     Window,
 )
 from .receiver import Receiver
-from .responses import json_response
-from .turnstile import Turnstile
 from .upload import Upload, is_ticket, shortened
-from .visitors import Visitor
+from .wire import servers
+from .wire.bodies import RequestBody, body_of
+from .wire.channel import Channel, handshake
+from .wire.frames import Event
+from .wire.headers import content_length, refuse_malformed
+from .wire.responses import json_response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 from webob import Request, Response
 
-from .bulk import Bulk
-from .checksums import Expectation
 from .errors import DigestMismatch, IncomingError, Replaced
-from .headers import query_of
 from .receiver import Receiver
 from .session import Session
 from .upload import Upload
+from .wire.bulk import Bulk
+from .wire.checksums import Expectation
+from .wire.headers import query_of
 
 _WAIT_FOR_END = 2.0  # seconds that the answer to the last byte waits for the app
 _MOST_GAPS = 64

@@ -20,25 +20,25 @@ from webob import Request, Response
 
 from . import events, metrics, offload
 from .backend import Backend, Client, checked_secret
-from .clients import Proxies, network_of
+from .delivery.handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandler
+from .delivery.targets import FinishHosts, parsed_target
 from .draining import Drain, Mark
 from .errors import Forbidden, IncomingError, NotFound, Unavailable, UnknownUpload
 from .frontend import Frontend, Manners, refusal, tell_of_refusal
-from .handover import CallableHandler, OnCancel, OnFinish, PathHandler, URLHandler
+from .gates.clients import Proxies, network_of
+from .gates.quotas import Allowance
+from .gates.terms import Terms
 from .protocols.websocket import Window
-from .quotas import Allowance
 from .receiver import App, OnFirstBytes, Patience, Receiver
 from .registry import from_url
-from .responses import text_response
 from .settings import Settings, gather
 from .signatures import key_of
 from .storage import Storage
 from .storage.bucket import is_bucket
 from .storage.files import FileStorage
 from .storage.s3 import S3Storage
-from .targets import FinishHosts, parsed_target
-from .terms import Terms
 from .upload import Upload
+from .wire.responses import text_response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

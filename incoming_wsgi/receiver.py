@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, TypeVar
 
 from . import events, offload
-from .bulk import Bulk, bulk_of
-from .checksums import hash_of
+from .delivery.handover import Handler, Notice, Outcome, handler_for
+from .delivery.outbox import Outbox, is_given_up, later
 from .digests import Digests, NoDigests
 from .errors import (
     AlreadyComplete,
@@ -39,20 +39,20 @@ from .errors import (
     UnknownUpload,
     UnsupportedMediaType,
 )
-from .first_look import LENGTH as FIRST_BYTES
-from .first_look import FirstBytes, is_of_other_kind
-from .handover import Handler, Notice, Outcome, handler_for
-from .kinds import accept_of
-from .outbox import Outbox, is_given_up, later
-from .quotas import Allowance, Quota, Use
+from .gates.first_look import LENGTH as FIRST_BYTES
+from .gates.first_look import FirstBytes, is_of_other_kind
+from .gates.kinds import accept_of
+from .gates.quotas import Allowance, Quota, Use
+from .gates.terms import Terms, checked_life
+from .gates.turnstile import Turnstile
+from .gates.visitors import INSIDER, Visitor
 from .registry import Delivery, Registry, Unsubscribe
 from .session import ENDS, Session, refuse_writing
 from .storage import Data, Storage, SyncFailed
-from .terms import Terms, checked_life
-from .turnstile import Turnstile
 from .upload import CLOSED_STATES, MOVES, NOTHING, OPEN_STATES, State, Upload, is_ticket, shortened
-from .visitors import INSIDER, Visitor
 from .watermark import Watermarks
+from .wire.bulk import Bulk, bulk_of
+from .wire.checksums import hash_of
 
 log = logging.getLogger("incoming_wsgi")
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from hmac import compare_digest
 
 from . import events
-from .bulk import bulk_of
 from .errors import (
     AlreadyComplete,
     BadRequest,
@@ -24,10 +23,11 @@ from .errors import (
     UnknownUpload,
 )
 from .extents import Extents
-from .quotas import Quota
+from .gates.quotas import Quota
 from .registry import Registry
 from .storage import Data, Writer
 from .upload import OPEN_STATES, State, Upload
+from .wire.bulk import bulk_of
 
 #: Bytes and seconds after which arrived bytes are recorded in the middle of a long body.
 _RECORD_BYTES = 16 * 1024 * 1024

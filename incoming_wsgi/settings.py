@@ -14,8 +14,8 @@ from fractions import Fraction
 from importlib.util import find_spec
 from typing import Any
 
-from .clients import Proxies
-from .quotas import rate_of
+from .gates.clients import Proxies
+from .gates.quotas import rate_of
 from .registry import check as check_registry
 from .signatures import key_of
 from .storage.bucket import check as check_bucket

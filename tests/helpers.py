@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from incoming_wsgi import receiver
-from incoming_wsgi.bulk import Piped, bulk_of, pipes
+from incoming_wsgi.delivery.handover import Handler, Notice, Outcome
 from incoming_wsgi.frontend import Manners
-from incoming_wsgi.handover import Handler, Notice, Outcome
+from incoming_wsgi.gates.quotas import Allowance
 from incoming_wsgi.protocols.websocket import Window
-from incoming_wsgi.quotas import Allowance
 from incoming_wsgi.receiver import App, OnFirstBytes, Patience, Receiver
 from incoming_wsgi.registry import sqlite
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
@@ -26,6 +25,7 @@ from incoming_wsgi.session import Session
 from incoming_wsgi.storage import Storage
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.wire.bulk import Piped, bulk_of, pipes
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from webob import Request
 from webtest import TestApp
 
 from incoming_wsgi.backend import Backend, Client
+from incoming_wsgi.delivery.targets import FinishHosts
 from incoming_wsgi.receiver import App, Patience, Receiver
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.storage.files import FileStorage
-from incoming_wsgi.targets import FinishHosts
 from incoming_wsgi.upload import State, Upload, is_ticket
 from tests.support.waiting import eventually
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from webtest import TestApp
 
-from incoming_wsgi import servers
 from incoming_wsgi.central import Central, is_bound, is_loopback, tenants_of
 from incoming_wsgi.settings import Settings, gather
+from incoming_wsgi.wire import servers
 
 CONFIG = """
 [app:photos]

@@ -11,8 +11,9 @@ import pytest
 from webob import Request
 from webtest import TestApp
 
-from incoming_wsgi import Incoming, backend, session, signatures, terms
-from incoming_wsgi.targets import FinishHosts
+from incoming_wsgi import Incoming, backend, session, signatures
+from incoming_wsgi.delivery.targets import FinishHosts
+from incoming_wsgi.gates import terms
 
 from .helpers import ROOT
 

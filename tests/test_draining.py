@@ -10,10 +10,10 @@ import pytest
 from websocket import WebSocketBadStatusException
 
 from incoming_wsgi import draining as module
-from incoming_wsgi import servers
 from incoming_wsgi.draining import Drain, Mark
 from incoming_wsgi.middleware import route
 from incoming_wsgi.upload import State
+from incoming_wsgi.wire import servers
 from tests.support.chunk_client import ChunkClient
 from tests.support.front_end_0_1 import Closed, FrontEnd
 from tests.support.processes import AppServer, standing_still

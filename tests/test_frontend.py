@@ -15,16 +15,16 @@ from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 from webtest import TestApp
 
-from incoming_wsgi import channel as channel_module
 from incoming_wsgi import frontend as module
-from incoming_wsgi import servers
-from incoming_wsgi.channel import Channel, handshake
 from incoming_wsgi.errors import Unavailable
 from incoming_wsgi.frontend import Dialogue, Frontend, Permit
 from incoming_wsgi.middleware import route
 from incoming_wsgi.protocols.websocket import LONGEST_TEXT, Conversation, Window
-from incoming_wsgi.servers import Connection
 from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.wire import channel as channel_module
+from incoming_wsgi.wire import servers
+from incoming_wsgi.wire.channel import Channel, handshake
+from incoming_wsgi.wire.servers import Connection
 
 from .helpers import NOBODYS, Engine, answer_late, manners
 

@@ -16,47 +16,27 @@ PACKAGE = ROOT / "incoming_wsgi"
 ROOMS = (
     "errors",
     "events",
-    "responses",
-    "headers",
-    "addresses",
-    "clients",
-    "interop",
-    "signatures",
-    "once",
     "offload",
-    "disk",
-    "bulk",
-    "checksums",
-    "tus_headers",
-    "fields",
-    "sockets",
-    "locks",
+    "once",
+    "signatures",
     "extents",
     "filenames",
-    "kinds",
-    "first_look",
-    "downloads",
+    "disk",
+    "locks",
     "relocate",
     "upload",
-    "quotas",
+    "wire",
+    "gates",
+    "downloads",
     "registry",
     "storage",
     "digests",
     "watermark",
-    "handover",
-    "outbox",
-    "turnstile",
-    "terms",
-    "visitors",
+    "delivery",
     "session",
     "receiver",
     "intake",
     "protocols",
-    "servers",
-    "bodies",
-    "frames",
-    "channel",
-    "targets",
     "settings",
     "assets",
     "frontend",
@@ -72,14 +52,14 @@ ROOMS = (
 
 #: Foreign library → the files that may name it. Others are free.
 BELONGS_TO = {
-    "gevent": {"offload.py", "sockets.py", "servers.py", "__main__.py"},
+    "gevent": {"offload.py", "wire/sockets.py", "wire/servers.py", "__main__.py"},
     "gunicorn": {"__main__.py"},
-    "requests": {"handover.py"},
+    "requests": {"delivery/handover.py"},
     "sqlite3": {"registry/sqlite.py", "once.py"},
     "ctypes": {"digests.py", "storage/space.py", "storage/write_back.py"},
-    "websockets": {"frames.py", "channel.py"},
+    "websockets": {"wire/frames.py", "wire/channel.py"},
     "prometheus_client": {"metrics.py"},
-    "puremagic": {"first_look.py"},
+    "puremagic": {"gates/first_look.py"},
     "redis": {"registry/redis.py", "registry/redis_client.py"},
     "boto3": {"storage/bucket.py"},
     "botocore": {"storage/bucket.py"},
@@ -159,16 +139,16 @@ def test_only_the_receiver_brings_registry_storage_and_handover_together() -> No
         if room_of(path) in below:
             assert not {"registry", "storage"} <= names, path
         if room_of(path) == "session":
-            assert not {"handover", "outbox"} & names
+            assert "delivery" not in names
     receiver = {name.split(".")[0] for name in own_imports(PACKAGE / "receiver.py")}
-    assert {"registry", "storage", "handover"} <= receiver
+    assert {"registry", "storage", "delivery"} <= receiver
 
 
 def test_protocols_know_neither_each_other_nor_sockets() -> None:
     for path in (PACKAGE / "protocols").glob("*.py"):
         names = set(imports(path, ast.parse(path.read_text("utf-8"))))
         assert not {name for name in names if name.startswith("incoming_wsgi.protocols")}, path
-        assert not names & {"socket", "select", "selectors", "ssl", "incoming_wsgi.servers"}, path
+        assert not names & {"socket", "select", "selectors", "ssl", "incoming_wsgi.wire.servers"}, path
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -24,9 +24,9 @@ from incoming_wsgi.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from incoming_wsgi.gates.terms import Terms
+from incoming_wsgi.gates.visitors import Visitor
 from incoming_wsgi.protocols.websocket import Conversation, Send, Window
-from incoming_wsgi.terms import Terms
-from incoming_wsgi.visitors import Visitor
 
 from .helpers import Child, Clock, Engine
 

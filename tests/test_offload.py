@@ -118,7 +118,7 @@ def test_an_app_that_logs_in_a_hand_over_and_in_its_views_goes_on() -> None:
     """In a native thread a hand-over would share gevent's locks with greenlets, and logging has one: it would hang."""
     code = """
 import logging, os
-from incoming_wsgi.handover import CallableHandler, Notice
+from incoming_wsgi.delivery.handover import CallableHandler, Notice
 from incoming_wsgi.registry import Delivery
 from incoming_wsgi.upload import Upload
 logging.basicConfig(stream=open(os.devnull, "w"), level=logging.INFO)

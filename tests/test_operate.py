@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from incoming_wsgi import operate
+from incoming_wsgi.delivery.handover import Outcome
 from incoming_wsgi.draining import Mark
 from incoming_wsgi.errors import NotReady, TooLate, Unavailable, UnknownUpload
-from incoming_wsgi.handover import Outcome
 from incoming_wsgi.registry import Delivery
 from incoming_wsgi.upload import State, Upload
 from tests.support.waiting import eventually

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from incoming_wsgi import watermark
+from incoming_wsgi.delivery.handover import Outcome
 from incoming_wsgi.errors import Damaged, Replaced, Unavailable
 from incoming_wsgi.extents import Extents
-from incoming_wsgi.handover import Outcome
 from incoming_wsgi.upload import State
 from tests.support.waiting import eventually
 

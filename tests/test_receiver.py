@@ -19,6 +19,7 @@ import pytest
 
 from incoming_wsgi import receiver as module
 from incoming_wsgi import session as session_module
+from incoming_wsgi.delivery.handover import Notice, Outcome
 from incoming_wsgi.errors import (
     AlreadyComplete,
     BadRequest,
@@ -37,7 +38,6 @@ from incoming_wsgi.errors import (
     UnknownUpload,
 )
 from incoming_wsgi.extents import Extents
-from incoming_wsgi.handover import Notice, Outcome
 from incoming_wsgi.session import Session
 from incoming_wsgi.storage import Data
 from incoming_wsgi.storage.files import FileWriter

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from incoming_wsgi import FirstBytes, Upload
-from incoming_wsgi.bulk import bulk_of
 from incoming_wsgi.errors import Cancelled, Unavailable
 from incoming_wsgi.extents import Extents
+from incoming_wsgi.gates.terms import Terms
 from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.storage.s3 import S3Storage
-from incoming_wsgi.terms import Terms
 from incoming_wsgi.upload import State
+from incoming_wsgi.wire.bulk import bulk_of
 from tests.helpers import Engine
 from tests.support.s3_server import S3Server
 from tests.support.waiting import eventually

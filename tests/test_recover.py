@@ -12,13 +12,13 @@ import pytest
 
 from incoming_wsgi import operate
 from incoming_wsgi.errors import Replaced, Unavailable, UnknownUpload
+from incoming_wsgi.gates.terms import Terms
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.session import Session
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.storage.s3 import S3Storage
-from incoming_wsgi.terms import Terms
 from incoming_wsgi.upload import State, Upload
 from tests.helpers import Engine
 from tests.support.redis_server import RedisServer

@@ -15,8 +15,6 @@ from urllib.parse import unquote_to_bytes
 
 from webob import Request, Response
 
-from ..bulk import NOTHING, Blocks, Bulk
-from ..checksums import Checksum
 from ..errors import (
     AlreadyComplete,
     BadRequest,
@@ -27,12 +25,14 @@ from ..errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from ..headers import query_of
 from ..intake import Body, Door, complete, status_of, store, with_patience
 from ..receiver import Receiver
-from ..responses import json_response
 from ..session import is_session_of, refuse_writing
 from ..upload import Upload
+from ..wire.bulk import NOTHING, Blocks, Bulk
+from ..wire.checksums import Checksum
+from ..wire.headers import query_of
+from ..wire.responses import json_response
 
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _FINGERPRINT = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -2,7 +2,7 @@
 
 A request that creates an upload says by ``Upload-Complete`` whether its body is all of the file. ``HEAD`` tells how
 much of it is here, ``PATCH`` appends, ``DELETE`` cancels. The client's word completes an upload, never its length.
-What the drafts have in different ways is in :mod:`incoming_wsgi.interop`.
+What the drafts have in different ways is in :mod:`incoming_wsgi.wire.interop`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any, BinaryIO, cast
 
 from webob import Request, Response
 
-from .. import fields
-from ..bulk import Bulk
 from ..errors import (
     BadRequest,
     Damaged,
@@ -33,13 +31,15 @@ from ..errors import (
     UnsupportedMediaType,
 )
 from ..filenames import name_in_disposition
-from ..headers import has_any
 from ..intake import Body, Door, complete, status_of, store
-from ..interop import Interop, interop_of
 from ..receiver import Receiver
-from ..responses import json_response
 from ..session import Session
 from ..upload import OPEN_STATES, PROMISE, State, Upload
+from ..wire import fields
+from ..wire.bulk import Bulk
+from ..wire.headers import has_any
+from ..wire.interop import Interop, interop_of
+from ..wire.responses import json_response
 
 _PARTIAL = "application/partial-upload"
 _VERSION = "Upload-Draft-Interop-Version"

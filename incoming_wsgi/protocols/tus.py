@@ -14,7 +14,6 @@ from urllib.parse import urljoin, urlsplit
 
 from webob import Request, Response
 
-from ..checksums import ALGORITHMS, Expectation, Trailed
 from ..errors import (
     AlreadyComplete,
     BadRequest,
@@ -30,12 +29,13 @@ from ..errors import (
     TooLate,
     UnsupportedMediaType,
 )
-from ..headers import has_any
 from ..intake import Body, Door, complete, store, ticket_of
 from ..receiver import Receiver
-from ..responses import json_response
-from ..tus_headers import Final, Metadata, checksum_of, concatenation_of, declared_length, metadata_of, natural
 from ..upload import ENDING_BY_LENGTH, OPEN_STATES, State, Upload, is_ticket
+from ..wire.checksums import ALGORITHMS, Expectation, Trailed
+from ..wire.headers import has_any
+from ..wire.responses import json_response
+from ..wire.tus_headers import Final, Metadata, checksum_of, concatenation_of, declared_length, metadata_of, natural
 
 VERSION = "1.0.0"
 METHODS = ("POST", "HEAD", "PATCH", "DELETE", "GET")

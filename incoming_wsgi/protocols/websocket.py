@@ -20,7 +20,6 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from .. import events
-from ..bulk import Bulk, Chain, bulk_of
 from ..errors import (
     BadRequest,
     Cancelled,
@@ -37,6 +36,7 @@ from ..receiver import Receiver
 from ..session import Session
 from ..storage import Data
 from ..upload import State, Upload, shortened
+from ..wire.bulk import Bulk, Chain, bulk_of
 
 log = logging.getLogger("incoming_wsgi")
 

@@ -16,7 +16,7 @@ from threading import Event
 from urllib.parse import urlsplit
 
 from ..events import request_id
-from ..quotas import Quota, Rate, Use
+from ..gates.quotas import Quota, Rate, Use
 from ..upload import State, Upload
 
 #: Entries of an upload's trail that are kept; of more, the latest.

@@ -26,7 +26,7 @@ from typing import Any
 from .. import offload
 from ..errors import Conflict, IncomingError, Unavailable
 from ..extents import Extents
-from ..quotas import Quota, Rate, Use
+from ..gates.quotas import Quota, Rate, Use
 from ..upload import State, Upload
 from . import LONGEST_TRAIL, Delivery, Entry, Registry, Unsubscribe, entry_of
 from .boot import boot_id_of_machine

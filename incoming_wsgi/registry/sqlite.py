@@ -29,8 +29,8 @@ from .. import offload
 from ..disk import sync_data
 from ..errors import Conflict, IncomingError, NoSpace, Unavailable
 from ..extents import Extents
+from ..gates.quotas import Quota, Rate, Scope, Use
 from ..locks import FileLock, try_flock
-from ..quotas import Quota, Rate, Scope, Use
 from ..upload import ENDING_BY_LENGTH, NOTHING, OPEN_STATES, State, Upload
 from . import LONGEST_TRAIL, Delivery, Entry, Registry, Unsubscribe, entry_of
 from .boot import boot_id_of_machine

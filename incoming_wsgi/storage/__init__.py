@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import BinaryIO, TypeAlias
 
-from ..bulk import Buffer, Bulk
 from ..errors import Unavailable
 from ..extents import Extents
 from ..relocate import RemoteFile
 from ..upload import Upload
+from ..wire.bulk import Buffer, Bulk
 
-#: Bytes, in whatever object they came; :func:`~incoming_wsgi.bulk.bulk_of` makes one thing of all of them.
+#: Bytes, in whatever object they came; :func:`~incoming_wsgi.wire.bulk.bulk_of` makes one thing of all of them.
 Data: TypeAlias = Buffer | Bulk
 
 

@@ -19,11 +19,11 @@ from types import TracebackType
 from typing import BinaryIO
 
 from .. import offload
-from ..bulk import bulk_of
 from ..disk import sync_data, sync_folders
 from ..errors import Damaged, IncomingError, NoSpace, Unavailable
 from ..locks import FileLock
 from ..upload import NOTHING, State, Upload, is_ticket, shortened
+from ..wire.bulk import bulk_of
 from . import Data, Storage, SyncFailed, Writer
 from .records import Records
 from .space import Floor, reserve

@@ -40,12 +40,12 @@ from urllib.parse import quote, unquote
 from weakref import WeakValueDictionary
 
 from .. import offload
-from ..bulk import Bulk, bulk_of
 from ..errors import Damaged, IncomingError, Unavailable
 from ..extents import Extents
-from ..first_look import LENGTH as FIRST_BYTES
+from ..gates.first_look import LENGTH as FIRST_BYTES
 from ..relocate import RemoteFile
 from ..upload import State, Upload, is_ticket, shortened
+from ..wire.bulk import Bulk, bulk_of
 from . import Data, Storage, SyncFailed, Writer
 from .bucket import NONCE, Address, Bucket, doubt
 from .objects import S3Object

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.delivery.test_targets import INWARD
 from tests.support.processes import ROOT
 from tests.test_downloads import HOSTILE
-from tests.test_targets import INWARD
 
 from .conftest import EVERYWHERE
 from .test_header_payloads import PAYLOADS, READ_BY

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from incoming_wsgi import offload
+from incoming_wsgi.delivery.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.errors import IncomingError
-from incoming_wsgi.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.session import Session
 from incoming_wsgi.upload import Upload
 from tests.helpers import CLOCKED, Clock, Engine, write_by_turns

@@ -14,8 +14,9 @@ from unittest import mock
 
 import requests  # noqa: F401 (once, before the processes that deliver are forked)
 
-from incoming_wsgi import handover, outbox, receiver
-from incoming_wsgi.handover import URLHandler
+from incoming_wsgi import receiver
+from incoming_wsgi.delivery import handover, outbox
+from incoming_wsgi.delivery.handover import URLHandler
 from incoming_wsgi.receiver import App, Patience, Receiver
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
 from incoming_wsgi.signatures import key_of

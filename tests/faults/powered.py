@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from incoming_wsgi import digests, receiver, watermark
+from incoming_wsgi.delivery.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.errors import NotReady
-from incoming_wsgi.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.registry import sqlite
 from incoming_wsgi.session import Session
 from incoming_wsgi.upload import OPEN_STATES, State, Upload

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from incoming_wsgi import digests, offload, watermark
-from incoming_wsgi.bulk import bulk_of
+from incoming_wsgi.delivery.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.errors import (
     AlreadyComplete,
     Cancelled,
@@ -30,11 +30,11 @@ from incoming_wsgi.errors import (
     Replaced,
     TooLate,
 )
-from incoming_wsgi.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.registry import redis
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.session import Session
 from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.wire.bulk import bulk_of
 from tests.helpers import CLOCKED, Clock, Engine, write_by_turns
 from tests.support.waiting import eventually
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from incoming_wsgi.bulk import pipes
 from incoming_wsgi.errors import IncomingError, NoSpace, Unavailable
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.receiver import Receiver
 from incoming_wsgi.upload import CLOSED_STATES, OPEN_STATES, State, Upload
+from incoming_wsgi.wire.bulk import pipes
 from tests.helpers import write_by_turns
 
 from .recovery import check_that_nothing_is_left, judge

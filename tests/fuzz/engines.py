@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from incoming_wsgi.delivery.handover import Handler, Notice, Outcome
 from incoming_wsgi.errors import IncomingError
-from incoming_wsgi.handover import Handler, Notice, Outcome
 from tests.helpers import Engine
 
 

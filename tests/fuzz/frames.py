@@ -10,8 +10,8 @@ from typing import Any
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from incoming_wsgi.frames import Frames
 from incoming_wsgi.protocols.websocket import LONGEST_TEXT, Close, Conversation, Window
+from incoming_wsgi.wire.frames import Frames
 from tests.helpers import Engine
 
 from .choices import Choices

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from incoming_wsgi.backend import Backend, Client
+from incoming_wsgi.delivery.targets import FinishHosts
 from incoming_wsgi.frontend import Frontend
 from incoming_wsgi.middleware import route
-from incoming_wsgi.targets import FinishHosts
 from tests.helpers import Engine, manners
 
 from .choices import Choices

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from incoming_wsgi.frames import Frames
 from incoming_wsgi.protocols import tus
+from incoming_wsgi.wire.frames import Frames
 from tests.support.processes import ROOT
 
 from .__main__ import TARGETS, by_chance

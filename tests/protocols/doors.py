@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from incoming_wsgi.bulk import Blocks, Bulk
 from incoming_wsgi.errors import Forbidden
 from incoming_wsgi.intake import Body, Door
 from incoming_wsgi.upload import Upload
+from incoming_wsgi.wire.bulk import Blocks, Bulk
 
 from ..helpers import Engine, piped
 

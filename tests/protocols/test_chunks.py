@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from webob import Request, Response
 
 from incoming_wsgi import intake
-from incoming_wsgi.bulk import Blocks, Bulk
 from incoming_wsgi.errors import (
     AlreadyComplete,
     BadRequest,
@@ -36,6 +35,7 @@ from incoming_wsgi.errors import (
 from incoming_wsgi.intake import Body, Door
 from incoming_wsgi.protocols import chunks
 from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.wire.bulk import Blocks, Bulk
 
 from ..helpers import Clock, Engine
 from .doors import Pieces, door_of

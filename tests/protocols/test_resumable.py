@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from webob import Request, Response
 
-from incoming_wsgi import fields, interop, servers
-from incoming_wsgi.bulk import Bulk
 from incoming_wsgi.errors import Forbidden, IncomingError
 from incoming_wsgi.protocols import chunks, resumable
 from incoming_wsgi.upload import State, Upload, is_ticket
+from incoming_wsgi.wire import fields, interop, servers
+from incoming_wsgi.wire.bulk import Bulk
 from tests.support.waiting import eventually
 
 from ..helpers import Clock, Engine

@@ -36,7 +36,7 @@ def small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes is stored in small pieces; and nobody waits for an app, or a request, that can't answer here."""
     monkeypatch.setattr("incoming_wsgi.intake._WAIT_FOR_END", 0.01)
     monkeypatch.setattr("incoming_wsgi.frontend._LONGEST_INTERRUPTION", 0.01)
-    monkeypatch.setattr("incoming_wsgi.bodies.PIECE", 100)
+    monkeypatch.setattr("incoming_wsgi.wire.bodies.PIECE", 100)
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_what_came_of_a_body_that_was_cut_counts(client: Client, url: str) -> No
 
 @requirement("tus-23")
 def test_silence_is_not_waited_for(client: Client, url: str) -> None:
-    """How long it may last is up to ``receive_timeout``; tests/test_bodies.py has more."""
+    """How long it may last is up to ``receive_timeout``; tests/wire/test_bodies.py has more."""
 
     class Silent(Dripping):
         def read(self, size: int = -1) -> bytes:

@@ -21,7 +21,7 @@ import pytest
 from incoming_wsgi.errors import Conflict, OverQuota
 from incoming_wsgi.events import begin_request
 from incoming_wsgi.extents import Extents
-from incoming_wsgi.quotas import Quota, Rate, Scope, Use
+from incoming_wsgi.gates.quotas import Quota, Rate, Scope, Use
 from incoming_wsgi.registry import LONGEST_TRAIL, Delivery, Registry
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.sqlite import SQLiteRegistry

@@ -13,7 +13,7 @@ import pytest
 
 from incoming_wsgi.errors import Conflict, NoSpace, Unavailable
 from incoming_wsgi.extents import Extents
-from incoming_wsgi.quotas import Rate, Scope
+from incoming_wsgi.gates.quotas import Rate, Scope
 from incoming_wsgi.registry import Delivery, from_url
 from incoming_wsgi.registry import sqlite as module
 from incoming_wsgi.registry.sqlite import _IS_OPEN, _MIGRATIONS, _OF_SCOPE, SCHEMA_VERSION, SQLiteRegistry

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from incoming_wsgi.bulk import Blocks, bulk_of
 from incoming_wsgi.errors import Damaged
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.storage import Data, Storage
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.storage.s3 import S3Storage
 from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.wire.bulk import Blocks, bulk_of
 from tests.helpers import piped
 from tests.support.s3_server import S3Server
 

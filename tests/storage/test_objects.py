@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
+from incoming_wsgi.delivery.handover import FinishedUpload, Notice
 from incoming_wsgi.errors import IncomingError, NotImplementedHere
-from incoming_wsgi.handover import FinishedUpload, Notice
 from incoming_wsgi.registry import Delivery
 from incoming_wsgi.storage import objects
 from incoming_wsgi.storage.bucket import Bucket

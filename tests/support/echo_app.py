@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from incoming_wsgi import frames, servers
-from incoming_wsgi.channel import Channel, handshake
-from incoming_wsgi.frames import Event
+from incoming_wsgi.wire import frames, servers
+from incoming_wsgi.wire.channel import Channel, handshake
+from incoming_wsgi.wire.frames import Event
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -1,0 +1,1 @@
+"""Who may send what, and how much: what stands between a stranger and an upload."""
