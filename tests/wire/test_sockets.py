@@ -247,10 +247,10 @@ for splice in (False, True):
             ticks.append(1)
             gevent.sleep(0.001)
     others = gevent.spawn(tick)
-    gevent.spawn(send)
     inlet = Inlet(receiver)
     inlet.wait(PIECE, 0.001)
     assert inlet.take(PIECE, splice=splice) is None
+    gevent.spawn(send)
     data, _ = everything(inlet, splice=splice)
     assert data == DATA
     others.kill()
