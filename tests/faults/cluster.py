@@ -23,8 +23,7 @@ from .senders import ALL_SENDERS, Sender, finish_all
 _UPLOADS, _AT_ONCE = {False: 30, True: 500}, {False: 8, True: 16}
 _WORKERS = {False: 1, True: 2}  # processes of a machine
 _SECONDS = 120.0  # that the last senders may take to get to their ends
-_SEEN = 2.0  # seconds in which those who had a machine's failure before their eyes send again
-_FAILED_OVER = 5.0  # seconds in which tickets are given again when a master dies
+_SEEN_FOR = 3.0  # seconds for which a dead machine stays dead; its clients should send again within two
 _PROBE = 0.05  # seconds between two tickets that are asked for meanwhile
 
 
@@ -108,13 +107,16 @@ class Traffic(threading.Thread):
             sender.is_forgiving = True
 
     @contextmanager
-    def watched(self, case: Case, what: str) -> Iterator[None]:
-        """Measure how long those who get into trouble meanwhile need until something is acknowledged again."""
-        before = {sender: len(sender.gaps) for sender in self.senders}
+    def watched(self, case: Case, whose: str) -> Iterator[None]:
+        """Measure how long those who get into trouble meanwhile need until they send again, and are answered."""
+        before = {sender: (len(sender.returns), len(sender.gaps)) for sender in self.senders}
         yield
         for sender in self.senders:
-            for gap in sender.gaps[before.get(sender, 0) :]:
-                case.measured(what, gap)
+            returned, answered = before.get(sender, (0, 0))
+            for seconds in sender.returns[returned:]:
+                case.measured(f"seconds until {whose} sent again", seconds)
+            for seconds in sender.gaps[answered:]:
+                case.measured(f"seconds until {whose} were answered again", seconds)
 
 
 # -- faults -----------------------------------------------------------------------------------------------------
@@ -122,9 +124,9 @@ class Traffic(threading.Thread):
 
 def _kill_a_machine(case: Case, cluster: Cluster, traffic: Traffic) -> None:
     machine = case.random.choice(cluster.machines)
-    with traffic.watched(case, "seconds until clients of a dead machine sent again"):
+    with traffic.watched(case, "clients of a dead machine"):
         machine.kill()
-        time.sleep(_SEEN)
+        time.sleep(_SEEN_FOR)
     machine.start()
 
 

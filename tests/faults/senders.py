@@ -46,6 +46,7 @@ class Sender(threading.Thread, ABC):
     :ivar delays: of each chunk so far: when it was acknowledged, and how many seconds after it was sent.
     :ivar troubles: what it came again after, so far.
     :ivar is_forgiving: whether the server may have forgotten what it had acknowledged: after a fail-over of Redis, say.
+    :ivar returns: seconds from each trouble until it sends bytes again.
     :ivar gaps: seconds from each trouble to the next acknowledgement.
     """
 
@@ -71,6 +72,8 @@ class Sender(threading.Thread, ABC):
         self.delays: list[tuple[float, float]] = []
         self.troubles: list[str] = []
         self.gaps: list[float] = []
+        self.returns: list[float] = []
+        self._away_since: float | None = None
         self._url = url
         self._chunk = chunk
         self._pause = pause
@@ -113,8 +116,9 @@ class Sender(threading.Thread, ABC):
             if not self._is_passing(error):
                 raise
             self.troubles.append(f"{type(error).__name__}: {error}")
-            if self._trouble_at is None:
-                self._trouble_at = time.monotonic()
+            now = time.monotonic()
+            self._trouble_at = now if self._trouble_at is None else self._trouble_at
+            self._away_since = now if self._away_since is None else self._away_since
             return False
         self.is_finished = True
         return True
@@ -132,6 +136,14 @@ class Sender(threading.Thread, ABC):
 
     def _rest(self) -> None:
         self._in_a_hurry.wait(self._pause)
+
+    def _sends_again(self) -> float:
+        """A chunk goes out now, at the time that this gives."""
+        now = time.monotonic()
+        if self._away_since is not None:
+            self.returns.append(now - self._away_since)
+            self._away_since = None
+        return now
 
     def _got_on(self, sent_at: float) -> None:
         """The chunk that was sent then is acknowledged now."""
@@ -157,7 +169,7 @@ class ChunkSender(Sender):
                 start, end = status["missing"][0]
                 end = min(end, start + self._chunk)
                 self._sent = max(self._sent, end)
-                began = time.monotonic()
+                began = self._sends_again()
                 status = self._noted(client.answer(client.put(start, end)))
                 self._got_on(began)
                 arrived = status["offset"] >= end or self.is_forgiving
@@ -200,7 +212,7 @@ class WebSocketSender(Sender):
         while self.acknowledged < len(self.data):
             if front_end.position < len(self.data):
                 self._sent = max(self._sent, front_end.position + self._chunk)
-                began.append(time.monotonic())
+                began.append(self._sends_again())
                 front_end.send_chunk(self.data[front_end.position : front_end.position + self._chunk])
             while front_end.chunks_ahead > self._ahead or (front_end.chunks_ahead and self._is_caught_up(front_end)):
                 front_end.take_ack()
@@ -236,7 +248,7 @@ class TusSender(Sender):
         while self.acknowledged < len(self.data):
             end = min(self.acknowledged + self._chunk, len(self.data))
             self._sent = max(self._sent, end)
-            began = time.monotonic()
+            began = self._sends_again()
             about = {
                 "Upload-Offset": str(self.acknowledged),
                 "Upload-Length": str(len(self.data)),
