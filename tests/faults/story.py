@@ -231,8 +231,9 @@ class Place:
 
 def at_once(function: Callable[..., object], *args: Any, name: str) -> threading.Thread:
     """In place of :func:`offload.background`: the same seed gives the same order of everything."""
-    if name == "signs of life":
-        return threading.current_thread()  # no life is as long as a lease
+    if name in ("signs of life", "push"):
+        # No life is as long as a lease. And nobody hears of what others change: that must do no harm.
+        return threading.current_thread()
     with suppress(SystemExit):
         try:
             function(*args)
