@@ -113,7 +113,10 @@ class Model:
         if not lane.pending.ranges:
             return self, None  # nothing to record; what it was told last is not looked at
         synced = self._with_lane(number, Lane(lane.owner))
-        if refusal := self._refusal(lane.owner):
+        refusal = self._refusal(lane.owner)
+        if refusal == "AlreadyComplete":
+            return synced, self.safe  # its bytes are among those that others have brought
+        if refusal:
             return synced, refusal
         safe = self.safe
         for start, end in lane.pending.ranges:
