@@ -428,7 +428,7 @@ class Receiver:
             storage.sync(claimed)
         self._settle()
         self._remove_if_ended(claimed)
-        session = self._session(claimed)
+        session = self.lane(claimed)
         try:
             if not claimed.part_of and storage.reads_arriving:
                 self._digests.start(claimed)
@@ -531,7 +531,7 @@ class Receiver:
         :raises Replaced: somebody else has opened it since.
         :raises AlreadyComplete, Cancelled, Expired, Damaged, Undeliverable: it takes no more bytes.
         """
-        return self._session(self.owned(upload_id, token))
+        return self.lane(self.owned(upload_id, token))
 
     def owned(self, upload_id: str, token: str) -> Upload:
         """The upload, for a lane of the client that opened it last: at a glance, which may be older than others'.
@@ -1199,8 +1199,11 @@ class Receiver:
             created_at=now,
         )
 
-    def _session(self, upload: Upload) -> Session:
-        """:raises IncomingError: the upload has ended meanwhile, or its bytes are gone."""
+    def lane(self, upload: Upload) -> Session:
+        """As :meth:`session`, for who has just had the upload from :meth:`owned`, or has opened it.
+
+        :raises IncomingError: the upload has ended meanwhile, or its bytes are gone.
+        """
         try:
             writer = self._storage(upload).open(upload)
         except (FileNotFoundError, Damaged) as error:

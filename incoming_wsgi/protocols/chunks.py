@@ -151,8 +151,9 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
     if size != end - start:
         raise BadRequest("Content-Length and Content-Range do not agree.")
     token = request.headers.get("Incoming-Session", "")
-    if not _is_wanted(receiver, upload_id, token, (start, end, total)):
-        upload = receiver.status(upload_id)
+    wanted = _wanted(receiver, upload_id, token, (start, end, total))
+    upload = wanted or receiver.status(upload_id)
+    if wanted is None:
         if total != upload.length and upload.length is not None:
             raise BadRequest(f"Content-Range speaks of {total} bytes; the file has {upload.length}.")
         is_over = upload.phase in ("cancelled", "failed")
@@ -160,7 +161,7 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
             return _answer(upload, door)  # it has arrived already; the server drains what is on its way
         refuse_writing(upload, token)
     try:
-        with receiver.session(upload_id, token) as session:
+        with receiver.lane(upload) as session:
             upload = store(session, start, body, expected)
     except AlreadyComplete:
         upload = receiver.status(upload_id)  # another lane brought the rest of these bytes meanwhile
@@ -171,14 +172,14 @@ def _chunk(request: Request, upload_id: str, receiver: Receiver, door: Door) -> 
     return _answer(upload, door)
 
 
-def _is_wanted(receiver: Receiver, upload_id: str, token: str, where: tuple[int, int, int]) -> bool:
-    """Whether, at a glance, nothing stands against a chunk."""
+def _wanted(receiver: Receiver, upload_id: str, token: str, where: tuple[int, int, int]) -> Upload | None:
+    """The upload of a chunk, where at a glance nothing stands against it."""
     start, end, total = where
     try:
         upload = receiver.owned(upload_id, token)
     except IncomingError:
-        return False
-    return upload.length == total and not upload.extents.contains(start, end)
+        return None
+    return upload if upload.length == total and not upload.extents.contains(start, end) else None
 
 
 def _cancel(request: Request, upload_id: str, receiver: Receiver, door: Door) -> Response:
