@@ -31,6 +31,7 @@ from .middleware import (
     refuse,
     route,
     storage_of,
+    storages_of,
 )
 from .receiver import App, Receiver
 from .settings import Settings, check_storages, size, storages_in
@@ -80,7 +81,7 @@ def tenants_of(settings: Settings, config: str) -> list[Tenant]:
             settings.max_length,
             tuple(map(key_of, settings.signing_keys)),
             allowance_of(settings),
-            {name: storage_of(settings, place) for name, place in settings.storages.items()},
+            storages_of(settings, settings.storages),
         )
         return [only]
     parser = configparser.ConfigParser(interpolation=None)
@@ -113,7 +114,7 @@ def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
         max_length=size(section.get("max_length", str(settings.max_length))),
         signing_keys=tuple(map(key_of, _words(section, "signing_keys"))),
         allowance=replace(allowance_of(settings), **_allowances(section)),
-        storages={other: storage_of(settings, where) for other, where in places.items()},
+        storages=storages_of(settings, places),
     )
 
 

@@ -324,7 +324,7 @@ class Incoming:
             settings.max_length,
             allowance_of(settings),
             self._on_first_bytes,
-            {name: storage_of(settings, place) for name, place in settings.storages.items()},
+            storages_of(settings, settings.storages),
         )
         receiver = make_receiver(settings, [app])
         begin(receiver, self._frontend, settings)
@@ -528,6 +528,11 @@ def storage_of(settings: Settings, place: str = "") -> Storage:
         group=settings.file_group,
         floor=settings.free_space_floor,
     )
+
+
+def storages_of(settings: Settings, places: Mapping[str, str]) -> dict[str, Storage]:
+    """By their names."""
+    return {name: storage_of(settings, place) for name, place in places.items()}
 
 
 def registry_of(settings: Settings) -> str:

@@ -124,29 +124,31 @@ class FinishedUpload:
 
     def open(self) -> BinaryIO:
         """The file, for reading; from S3 it comes as it is read."""
-        if self._is_remote and self._remote is not None:
-            return self._remote.open()
-        return open(self.path, "rb")
+        remote = self._still_remote
+        return open(self.path, "rb") if remote is None else remote.open()
 
     def download_to(self, path: str | os.PathLike[str]) -> None:
         """Copy the file to a path on this machine; what is there is replaced when all of it has come."""
-        if self._is_remote and self._remote is not None:
-            fetch(self._remote, os.fspath(path))
-        else:
+        remote = self._still_remote
+        if remote is None:
             offload.run(shutil.copyfile, self.path, path)
+        else:
+            fetch(remote, os.fspath(path))
 
     def presigned_url(self, seconds: int = 3600) -> str:
         """A URL by which whoever has it may download the file from S3, for so long, without an account there.
 
         :raises NotImplementedHere: the file is not in S3.
         """
-        if not self._is_remote or self._remote is None:
+        remote = self._still_remote
+        if remote is None:
             raise NotImplementedHere("Only a file in S3 has such a URL.")
-        return self._remote.presigned_url(seconds, self.filename)
+        return remote.presigned_url(seconds, self.filename)
 
     @property
-    def _is_remote(self) -> bool:
-        return self.path == self._upload.location and self._remote is not None
+    def _still_remote(self) -> RemoteFile | None:
+        """The file where it was handed over, if that is not on this machine and nobody has moved it."""
+        return self._remote if self.path == self._upload.location else None
 
     def move_to(
         self, path: str | os.PathLike[str], *, within: str | os.PathLike[str] | None = None, overwrite: bool = False
