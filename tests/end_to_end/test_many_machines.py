@@ -99,8 +99,12 @@ def test_chunks_by_turns(both: Machines, chunk_client: MakeClient) -> None:
 
 def test_lanes_at_the_same_time(both: Machines, chunk_client: MakeClient) -> None:
     ticket = both.servers[1].ticket()
-    clients = clients_of(both, ticket, chunk_client)
-    cut = list(pieces())
+    assert send_at_the_same_time(clients_of(both, ticket, chunk_client), list(pieces())) == []
+    both.assert_arrived_once(ticket)
+
+
+def send_at_the_same_time(clients: tuple[ChunkClient, ChunkClient], cut: list[tuple[int, int]]) -> list[str]:
+    """Each client has every second piece; gives what was refused."""
     refused: list[str] = []
 
     def send(number: int) -> None:
@@ -114,8 +118,7 @@ def test_lanes_at_the_same_time(both: Machines, chunk_client: MakeClient) -> Non
         lane.start()
     for lane in lanes:
         lane.join()
-    assert refused == []
-    both.assert_arrived_once(ticket)
+    return refused
 
 
 def test_waiting_on_one_and_finishing_on_the_other(both: Machines, chunk_client: MakeClient) -> None:

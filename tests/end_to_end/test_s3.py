@@ -18,7 +18,7 @@ from tests.support.s3_server import CREDENTIALS, S3Server
 from tests.support.waiting import eventually
 
 from .conftest import Connect, data_of
-from .test_many_machines import Machines, machines
+from .test_many_machines import Machines, machines, send_at_the_same_time
 
 MIB = 2**20
 PART = 5 * MIB
@@ -71,22 +71,8 @@ def test_chunks_by_turns(both: Machines, chunk_client: MakeClient, size: int) ->
 
 def test_lanes_at_the_same_time(both: Machines, chunk_client: MakeClient) -> None:
     ticket = both.servers[1].ticket()
-    clients = clients_of(both, ticket, chunk_client)
     cut = list(itertools.pairwise([*range(0, len(DATA), 3_500_000), len(DATA)]))
-    refused: list[str] = []
-
-    def send(number: int) -> None:
-        for start, end in cut[number::2]:
-            answer = clients[number].put(start, end)
-            if answer.status_code != 200:
-                refused.append(answer.text)
-
-    lanes = [threading.Thread(target=send, args=(number,)) for number in range(2)]
-    for lane in lanes:
-        lane.start()
-    for lane in lanes:
-        lane.join()
-    assert refused == []
+    assert send_at_the_same_time(clients_of(both, ticket, chunk_client), cut) == []
     both.assert_arrived_once(ticket, DATA)
 
 

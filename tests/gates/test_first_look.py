@@ -171,15 +171,8 @@ def test_a_file_that_comes_in_one_piece(engines: Callable[..., Engine]) -> None:
 def test_a_file_made_of_parts(engines: Callable[..., Engine]) -> None:
     critic = Critic("No.")
     engine = engines(on_first_bytes=critic)
-    whole, parts = engine.ticket(), []
-    for data in (DATA[:40_000], DATA[40_000:]):
-        part = engine.receiver.create_part(whole, len(data))
-        session = engine.receiver.open(part.id, length=len(data), protocol="tus")
-        assert session is not None
-        with session:
-            session.write(0, data)
-            session.sync()
-        parts.append(part.id)
+    whole = engine.ticket()
+    parts = make_parts(engine, whole, DATA[:40_000], DATA[40_000:])
     assert not critic.seen
     with pytest.raises(Cancelled):
         engine.receiver.join(whole, parts, name="x", protocol="tus", client_metadata={}, notes={})
@@ -191,13 +184,9 @@ def test_an_empty_part_hides_nothing(engines: Callable[..., Engine]) -> None:
     critic = Critic("No.")
     engine = engines(on_first_bytes=critic)
     whole = engine.ticket()
-    empty, full = engine.receiver.create_part(whole, 0), engine.receiver.create_part(whole, len(PROGRAM))
-    for part, data in ((empty, b""), (full, PROGRAM)):
-        with engine.open(part.id, len(data)) as session:
-            session.write(0, data)
-            session.sync()
+    parts = make_parts(engine, whole, b"", PROGRAM)
     with pytest.raises(Cancelled):
-        engine.receiver.join(whole, [empty.id, full.id], name="x", protocol="tus", client_metadata={}, notes={})
+        engine.receiver.join(whole, parts, name="x", protocol="tus", client_metadata={}, notes={})
     assert critic.seen[0][1] == PROGRAM
 
 
