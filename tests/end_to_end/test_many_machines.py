@@ -232,15 +232,15 @@ def test_redis_is_killed_and_started_again(tmp_path: Path, fsync: str) -> None:
 
 
 def test_another_redis_takes_over(tmp_path: Path) -> None:
-    """The Sentinels need a second to believe that the old one is dead."""
+    """The Sentinels need a second to believe that the old one is dead; the senders may notice it or not."""
     with Watched(tmp_path) as watched, machines(tmp_path, "gevent", watched.url) as both:
 
         def strike(senders: list[Sender]) -> None:
             watched.master.kill()
             go_on(senders)
+            watched.wait_for_another()
 
-        senders = struck_half_way(both, strike)
-        assert any(sender.refusals for sender in senders)
+        struck_half_way(both, strike)
 
 
 def struck_half_way(both: Machines, strike: Callable[[list[Sender]], None]) -> list[Sender]:

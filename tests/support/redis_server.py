@@ -132,11 +132,15 @@ class Watched:
         old, new = self.master, self.replica
         self.has_failed_over = True
         old.kill()
-        eventually(lambda: self._master_port() == new.port and _role(new) == "master", 30, what)
+        self.wait_for_another(what)
         new.follow(None)
         self.master, self.replica = new, old
         old.follow(new)
         old.start()
+
+    def wait_for_another(self, what: str = "another master") -> None:
+        """Until the replica is the master, and the Sentinels say so."""
+        eventually(lambda: self._master_port() == self.replica.port and _role(self.replica) == "master", 30, what)
 
     def restart_master(self) -> None:
         """Kill it and start it again, before anybody else is made master; else it becomes the replica."""
