@@ -166,23 +166,22 @@ class Session:
         synced = self._fsync or self._writer.is_durable
         if self._fsync and not self._writer.is_durable:
             self._writer.sync()
-        for start, end in pending.ranges:
-            try:
-                with self._writer.exclusive():  # nobody may be writing there, having seen that it is not safe yet
-                    self.upload = self._registry.add_extent(self.upload.id, self.token, start, end, synced=synced)
-            except Conflict:
-                self.upload = self._recorded_already(start, end)
+        try:
+            with self._writer.exclusive():  # nobody may be writing there, having seen that it is not safe yet
+                self.upload = self._registry.add_extents(self.upload.id, self.token, pending, synced=synced)
+        except Conflict:
+            self.upload = self._recorded_already(pending)
         if self._fsync:
             self._registry.sync()
 
-    def _recorded_already(self, start: int, end: int) -> Upload:
+    def _recorded_already(self, pending: Extents) -> Upload:
         """The upload, where the answer to our record was lost and somebody has completed it before we asked again.
 
         :raises IncomingError: it is not ours any more, or has ended.
         """
         current = self._registry.get(self.upload.id)
         is_ours = current is not None and current.session == self.token and current.state not in ENDS
-        if current is None or not is_ours or not current.extents.contains(start, end):
+        if current is None or not is_ours or pending.minus(current.extents).ranges:
             self._current()
             raise Replaced
         return current

@@ -224,17 +224,17 @@ def manners(**changes: Any) -> Manners:
 
 def answer_late(engine: Engine, ticket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the answer to the record of the last bytes lost; before it is asked again others complete the upload."""
-    add_extent = engine.registry.add_extent
+    add_extents = engine.registry.add_extents
 
     def late(*row: Any, **options: Any) -> Upload:
-        recorded = add_extent(*row, **options)
+        recorded = add_extents(*row, **options)
         if not recorded.is_complete:
             return recorded
         engine.receiver.complete(recorded)
         engine.until(ticket, State.FINISHED)
-        return add_extent(*row, **options)
+        return add_extents(*row, **options)
 
-    monkeypatch.setattr(engine.registry, "add_extent", late)
+    monkeypatch.setattr(engine.registry, "add_extents", late)
 
 
 class Child:

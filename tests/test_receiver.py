@@ -41,7 +41,7 @@ from incoming_wsgi.extents import Extents
 from incoming_wsgi.session import Session
 from incoming_wsgi.storage import Data
 from incoming_wsgi.storage.files import FileWriter
-from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.upload import NOTHING, State, Upload
 from tests.support.waiting import eventually
 
 from .helpers import NOBODYS, Child, Clock, Engine, answer_late
@@ -306,14 +306,14 @@ def test_bytes_that_were_recorded_before_others_completed_the_upload(
 
 def test_bytes_of_an_upload_that_was_cancelled_meanwhile(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     ticket = engine.ticket()
-    add_extent = engine.registry.add_extent
+    add_extents = engine.registry.add_extents
 
     def late(*row: Any, **options: Any) -> Upload:
-        add_extent(*row, **options)
+        add_extents(*row, **options)
         engine.receiver.cancel(ticket, "not today")
-        return add_extent(*row, **options)
+        return add_extents(*row, **options)
 
-    monkeypatch.setattr(engine.registry, "add_extent", late)
+    monkeypatch.setattr(engine.registry, "add_extents", late)
     with engine.open(ticket, 5) as session:
         session.write(0, b"12345")
         with pytest.raises(Cancelled):
@@ -464,11 +464,29 @@ def test_beyond_the_end(engine: Engine) -> None:
     assert engine.arriving(ticket).read_bytes() == b"12345"
 
 
+def test_what_was_written_apart_is_recorded_in_one_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else another lane could write in between, over bytes that this one is about to call its own."""
+    ticket = engine.ticket()
+    add_extents, seen = engine.registry.add_extents, []
+
+    def noted(*row: Any, **options: Any) -> Upload:
+        recorded = add_extents(*row, **options)
+        seen.append(recorded.extents.ranges)
+        return recorded
+
+    monkeypatch.setattr(engine.registry, "add_extents", noted)
+    with engine.open(ticket, 10) as session:
+        session.write(0, b"12")
+        session.write(7, b"89")
+        session.sync()
+    assert seen == [((0, 2), (7, 9))]
+
+
 def test_too_many_pieces(engine: Engine) -> None:
     ticket = engine.ticket()
     with engine.open(ticket, 10_000) as session:
         for start in range(0, 2002, 2):
-            engine.registry.add_extent(ticket, session.token, start, start + 1)
+            engine.registry.add_extents(ticket, session.token, NOTHING.add(start, start + 1))
         with pytest.raises(BadRequest, match="pieces"):
             session.write(5000, b"x")
 

@@ -16,6 +16,7 @@ from threading import Event
 from urllib.parse import urlsplit
 
 from ..events import request_id
+from ..extents import Extents
 from ..gates.quotas import Quota, Rate, Use
 from ..upload import State, Upload
 
@@ -157,7 +158,7 @@ class Registry(ABC):
     ) -> Upload:
         """Compare and set: store what differs, if state, epoch, session and holder are still those of ``before``.
 
-        Extents are not written here, they grow by :meth:`add_extent`; but for the two cases of ``back_to_synced`` and
+        Extents are not written here, they grow by :meth:`add_extents`; but for the two cases of ``back_to_synced`` and
         ``all_came``.
 
         :param back_to_synced: the disk has lost bytes; only what is synced remains.
@@ -172,8 +173,8 @@ class Registry(ABC):
         """
 
     @abstractmethod
-    def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
-        """Merge ``[start, end)`` into what is safe.
+    def add_extents(self, upload_id: str, session: str, extents: Extents, *, synced: bool = False) -> Upload:
+        """Merge ``extents`` into what is safe, all of them at once.
 
         :param synced: whether these bytes survive a power cut.
         :raises Conflict: the upload is gone, belongs to another session by now, or takes no more bytes.

@@ -236,9 +236,9 @@ class RedisRegistry(Registry):
             self.moved(before, saved)
         return saved
 
-    def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
-        added = Extents().add(start, end).to_json()
-        upload = self._only(self._run("add_extent", upload_id, session, added, int(synced), self._boot))
+    def add_extents(self, upload_id: str, session: str, extents: Extents, *, synced: bool = False) -> Upload:
+        added = extents.to_json()
+        upload = self._only(self._run("add_extents", upload_id, session, added, int(synced), self._boot))
         self._glances.refresh(upload)
         return upload
 

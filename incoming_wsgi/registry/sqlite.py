@@ -325,18 +325,18 @@ class SQLiteRegistry(Registry):
             self.moved(current, saved)
         return saved
 
-    def add_extent(self, upload_id: str, session: str, start: int, end: int, *, synced: bool = False) -> Upload:
-        saved = self._add_as_remembered(upload_id, session, start, end, synced)
-        return saved or self._add_extent(upload_id, session, start, end, synced)
+    def add_extents(self, upload_id: str, session: str, extents: Extents, *, synced: bool = False) -> Upload:
+        saved = self._add_as_remembered(upload_id, session, extents, synced)
+        return saved or self._add_extents(upload_id, session, extents, synced)
 
-    def _add_as_remembered(self, upload_id: str, session: str, start: int, end: int, synced: bool) -> Upload | None:
+    def _add_as_remembered(self, upload_id: str, session: str, extents: Extents, synced: bool) -> Upload | None:
         """In one statement, if the upload is still as it was seen last: it mostly is, since one lane writes."""
         terms, current = self._remembered.get(upload_id, ((), None))
         if current is None or current.boot_id != self._boot_id:
             return None
         if current.session != session or current.state not in OPEN_STATES:
             return None
-        saved = self._with_extent(current, start, end, synced)
+        saved = self._with_extents(current, extents, synced)
         changed = tuple(_column(saved, name) for name in _ARRIVAL_FIELDS)
         if not self._replace(upload_id, terms, changed):
             return None
@@ -353,20 +353,20 @@ class SQLiteRegistry(Registry):
                     raise
                 return False  # by a foreign program: the longer way is more patient
 
-    def _with_extent(self, upload: Upload, start: int, end: int, synced: bool) -> Upload:
+    def _with_extents(self, upload: Upload, extents: Extents, synced: bool) -> Upload:
         return upload.but(
-            extents=upload.extents.add(start, end),
-            synced=upload.synced.add(start, end) if synced else upload.synced,
+            extents=upload.extents.merge(extents),
+            synced=upload.synced.merge(extents) if synced else upload.synced,
             boot_id=self._boot_id,
             active_at=self.now(),
         )
 
-    def _add_extent(self, upload_id: str, session: str, start: int, end: int, synced: bool) -> Upload:
+    def _add_extents(self, upload_id: str, session: str, extents: Extents, synced: bool) -> Upload:
         with self._transaction() as db:
             current = self._select_upload(db, upload_id)
             if current is None or current.session != session or current.state not in OPEN_STATES:
                 raise Conflict
-            saved = self._with_extent(current, start, end, synced)
+            saved = self._with_extents(current, extents, synced)
             _update(db, upload_id, {name: _column(saved, name) for name in _ARRIVAL_FIELDS})
         return saved
 

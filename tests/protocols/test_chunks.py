@@ -34,7 +34,7 @@ from incoming_wsgi.errors import (
 )
 from incoming_wsgi.intake import Body, Door
 from incoming_wsgi.protocols import chunks
-from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.upload import NOTHING, State, Upload
 from incoming_wsgi.wire.bulk import Blocks, Bulk
 
 from ..helpers import Clock, Engine
@@ -216,7 +216,7 @@ def test_opening_what_is_complete(engine: Engine, client: Client) -> None:
 def test_many_gaps_are_not_all_told(client: Client) -> None:
     client.open()
     for start in range(0, 400, 2):
-        client.engine.registry.add_extent(client.ticket, client.session, start, start + 1)
+        client.engine.registry.add_extents(client.ticket, client.session, NOTHING.add(start, start + 1))
     assert len(client.status()["missing"]) == 64
 
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from incoming_wsgi.errors import CODES, Unavailable
+from incoming_wsgi.extents import Extents
 from incoming_wsgi.protocols.websocket import (
     NORMAL,
     POLICY_VIOLATION,
@@ -169,13 +170,13 @@ def test_chunks_that_came_together_are_one_record(
 ) -> None:
     front_end.begin()
     records: list[tuple[int, int]] = []
-    add_extent = engine.registry.add_extent
+    add_extents = engine.registry.add_extents
 
-    def noted(upload_id: str, session: str, start: int, end: int, **more: Any) -> Upload:
-        records.append((start, end))
-        return add_extent(upload_id, session, start, end, **more)
+    def noted(upload_id: str, session: str, extents: Extents, **more: Any) -> Upload:
+        records.extend(extents.ranges)
+        return add_extents(upload_id, session, extents, **more)
 
-    monkeypatch.setattr(engine.registry, "add_extent", noted)
+    monkeypatch.setattr(engine.registry, "add_extents", noted)
     heard = in_one_go(front_end, DATA[:100], b"", DATA[100:600])
     assert heard == [("MsgChunkAck", {"ChunkSize": size}) for size in (100, 0, 500)]
     assert records == [(0, 600)]
@@ -248,7 +249,7 @@ def test_nothing_is_acknowledged_of_what_failed(
 
     with monkeypatch.context() as patch:
         if broken == "record":
-            patch.setattr(engine.registry, "add_extent", fail)
+            patch.setattr(engine.registry, "add_extents", fail)
         else:
             patch.setattr(os, "pwritev", fail)
         assert in_one_go(front_end, DATA[:300], DATA[300:600]) == [TRY_AGAIN_LATER]

@@ -25,7 +25,7 @@ from incoming_wsgi.gates.quotas import Quota, Rate, Scope, Use
 from incoming_wsgi.registry import LONGEST_TRAIL, Delivery, Registry
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
-from incoming_wsgi.upload import OPEN_STATES, State, Upload, new_ticket
+from incoming_wsgi.upload import NOTHING, OPEN_STATES, State, Upload, new_ticket
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -127,7 +127,7 @@ class RegistryContract(ABC):
         paused = other.save(upload, upload.to(State.PAUSED))
         eventually(lambda: registry.glance(upload.id) == paused)
         assert registry.save(paused, paused.to(State.RECEIVING, epoch=9)) == registry.glance(upload.id)
-        registry.add_extent(upload.id, "token", 0, 10)
+        registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
         seen = registry.glance(upload.id)
         assert seen is not None
         assert seen.extents == Extents().add(0, 10)
@@ -161,7 +161,7 @@ class RegistryContract(ABC):
 
     def test_an_end_that_holds_only_if_nothing_came(self, registry: Registry, other: Registry) -> None:
         before = registry.create(receiving())
-        other.add_extent(before.id, "token", 0, 10)
+        other.add_extents(before.id, "token", NOTHING.add(0, 10))
         with pytest.raises(Conflict):
             registry.save(before, before.to(State.EXPIRED), if_nothing_came=True)
         current = registry.get(before.id)
@@ -204,7 +204,7 @@ class RegistryContract(ABC):
 
     def test_save_never_takes_bytes_back(self, registry: Registry, other: Registry) -> None:
         before = registry.create(receiving())
-        other.add_extent(before.id, "token", 0, 100)
+        other.add_extents(before.id, "token", NOTHING.add(0, 100))
         saved = registry.save(before, before.to(State.PAUSED))
         assert saved.extents == Extents().add(0, 100)
         assert saved.active_at > before.active_at
@@ -227,7 +227,7 @@ class RegistryContract(ABC):
         early, late = (registry.create(receiving(expires_at=at)) for at in (NOW - 5, NOW))
         assert expiring() == [early.id, late.id]
         assert [upload.id for upload in other.find_expired(NOW, limit=1)] == [early.id]
-        registry.add_extent(early.id, "token", 0, 10)
+        registry.add_extents(early.id, "token", NOTHING.add(0, 10))
         assert expiring() == [early.id, late.id]
         registry.save(early, replace(early, expires_at=NOW + 10))
         registry.save(late, late.to(State.EXPIRED))
@@ -242,7 +242,7 @@ class RegistryContract(ABC):
         upload = registry.create(Upload(app="app"))
         began = registry.now()
         opened = other.save(upload, upload.to(State.RECEIVING, epoch=1, session="token", protocol="tus", length=10))
-        registry.add_extent(opened.id, "token", 0, 4)
+        registry.add_extents(opened.id, "token", NOTHING.add(0, 4))
         renamed = registry.save(opened, replace(opened, sha256="ab"))  # of no interest
         registry.save(renamed, renamed.to(State.CANCELLED, reason="Straße, «no» — \n"))
         entries = other.trail(upload.id)
@@ -270,7 +270,7 @@ class RegistryContract(ABC):
         told: list[tuple[State | None, State]] = []
         registry.moved = lambda before, after: told.append((before.state if before else None, after.state))
         upload = registry.create(receiving())
-        registry.add_extent(upload.id, "token", 0, 10)
+        registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
         paused = registry.save(upload, upload.to(State.PAUSED))
         other.save(paused, paused.to(State.RECEIVING))
         with pytest.raises(Conflict):
@@ -295,8 +295,8 @@ class RegistryContract(ABC):
         assert registry.usage(quota) == Use(0, 0)
         first = registry.create(receiving(**theirs), quotas=[quota])
         second = registry.create(receiving(length=None, **theirs), quotas=[quota])
-        other.add_extent(second.id, "token", 0, 10)
-        other.add_extent(second.id, "token", 20, 30)
+        other.add_extents(second.id, "token", NOTHING.add(0, 10))
+        other.add_extents(second.id, "token", NOTHING.add(20, 30))
         part = registry.create(receiving(part_of=first.id, length=100, **theirs), quotas=[quota])
         assert registry.usage(quota) == other.usage(quota) == Use(2, 1120)
         paused = registry.save(first, first.to(State.PAUSED), quotas=[quota])
@@ -400,9 +400,9 @@ class RegistryContract(ABC):
 
     def test_extents_are_merged(self, registry: Registry, other: Registry) -> None:
         upload = registry.create(receiving())
-        registry.add_extent(upload.id, "token", 100, 200)
-        other.add_extent(upload.id, "token", 0, 50)
-        found = registry.add_extent(upload.id, "token", 40, 100)
+        registry.add_extents(upload.id, "token", NOTHING.add(100, 200))
+        other.add_extents(upload.id, "token", NOTHING.add(0, 50))
+        found = registry.add_extents(upload.id, "token", NOTHING.add(40, 100))
         assert found.extents.ranges == ((0, 200),)
         assert other.get(upload.id) == found
 
@@ -411,22 +411,30 @@ class RegistryContract(ABC):
 
         def add(number: int) -> None:
             for start in range(number * 10, 1000, 40):
-                (registry, other)[number % 2].add_extent(upload.id, "token", start, start + 10)
+                (registry, other)[number % 2].add_extents(upload.id, "token", NOTHING.add(start, start + 10))
 
         run_at_once(add, 4)
         found = registry.get(upload.id)
         assert found is not None
         assert found.is_complete
 
+    def test_several_ranges_at_once(self, registry: Registry, other: Registry) -> None:
+        upload = registry.create(receiving())
+        other.add_extents(upload.id, "token", NOTHING.add(10, 20))
+        found = registry.add_extents(upload.id, "token", NOTHING.add(0, 10).add(30, 40).add(50, 60), synced=True)
+        assert found.extents.ranges == ((0, 20), (30, 40), (50, 60))
+        assert found.synced.ranges == ((0, 10), (30, 40), (50, 60))
+        assert other.get(upload.id) == found
+
     def test_an_arrival_is_a_sign_of_life(self, registry: Registry) -> None:
         upload = registry.create(receiving(active_at=NOW))
-        assert abs(registry.add_extent(upload.id, "token", 0, 1).active_at - time.time()) < 60
+        assert abs(registry.add_extents(upload.id, "token", NOTHING.add(0, 1)).active_at - time.time()) < 60
 
     def test_who_was_replaced_adds_nothing(self, registry: Registry, other: Registry) -> None:
         upload = registry.create(receiving())
         other.save(upload, upload.to(State.RECEIVING, epoch=2, session="another"))
         with pytest.raises(Conflict):
-            registry.add_extent(upload.id, "token", 0, 10)
+            registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
         found = registry.get(upload.id)
         assert found is not None
         assert found.extents == Extents()
@@ -435,11 +443,11 @@ class RegistryContract(ABC):
     def test_what_takes_no_more_bytes(self, registry: Registry, state: State) -> None:
         upload = registry.create(receiving(state=state))
         with pytest.raises(Conflict):
-            registry.add_extent(upload.id, "token", 0, 10)
+            registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
 
     def test_bytes_of_what_is_gone(self, registry: Registry) -> None:
         with pytest.raises(Conflict):
-            registry.add_extent(Upload().id, "token", 0, 10)
+            registry.add_extents(Upload().id, "token", NOTHING.add(0, 10))
 
     # -- looking for uploads ------------------------------------------------------------------------------------
 
@@ -594,8 +602,8 @@ class RegistryContract(ABC):
 
     def test_what_is_synced_is_told_apart(self, registry: Registry, other: Registry) -> None:
         upload = registry.create(receiving())
-        registry.add_extent(upload.id, "token", 0, 10, synced=True)
-        saved = other.add_extent(upload.id, "token", 10, 30)
+        registry.add_extents(upload.id, "token", NOTHING.add(0, 10), synced=True)
+        saved = other.add_extents(upload.id, "token", NOTHING.add(10, 30))
         assert saved.extents == Extents().add(0, 30)
         assert saved.synced == Extents().add(0, 10)
         registry.add_synced(replace(saved, extents=Extents().add(5, 20)))
@@ -603,8 +611,8 @@ class RegistryContract(ABC):
 
     def test_bytes_are_taken_back_to_what_is_synced(self, registry: Registry, other: Registry) -> None:
         upload = registry.create(receiving())
-        registry.add_extent(upload.id, "token", 0, 10, synced=True)
-        before = other.add_extent(upload.id, "token", 10, 30)
+        registry.add_extents(upload.id, "token", NOTHING.add(0, 10), synced=True)
+        before = other.add_extents(upload.id, "token", NOTHING.add(10, 30))
         registry.keep_digest(before, 30, b"of what is gone")
         after = before.to(State.RECEIVING, epoch=2, session="")
         saved = registry.save(before, after, back_to_synced=True)
@@ -697,7 +705,7 @@ class RegistryContract(ABC):
 
     def test_maintenance_loses_nothing(self, registry: Registry, other: Registry) -> None:
         upload = registry.create(receiving())
-        registry.add_extent(upload.id, "token", 0, 10)
+        registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
         registry.maintain()
         other.maintain()
         found = other.get(upload.id)

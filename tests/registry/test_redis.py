@@ -23,7 +23,7 @@ from incoming_wsgi.registry import Delivery, from_url
 from incoming_wsgi.registry import redis as module
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.redis_client import connected
-from incoming_wsgi.upload import OPEN_STATES, State, Upload
+from incoming_wsgi.upload import NOTHING, OPEN_STATES, State, Upload
 from tests.needs import need
 from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer, Watched
@@ -101,7 +101,7 @@ def test_extents_are_merged_as_python_would(
     upload = registry.create(receiving(2**64))
     arrived, synced = Extents(), Extents()
     for (start, end), is_synced in added:
-        found = registry.add_extent(upload.id, "token", start, end, synced=is_synced)
+        found = registry.add_extents(upload.id, "token", NOTHING.add(start, end), synced=is_synced)
         arrived = arrived.add(start, end)
         synced = synced.add(start, end) if is_synced else synced
         assert (found.extents, found.synced) == (arrived, synced)
@@ -113,13 +113,6 @@ def test_extents_are_merged_as_python_would(
     assert current is not None
     assert current.synced == synced.merge(more)
     registry.forget(upload.id)
-
-
-@pytest.mark.parametrize(("start", "end"), [(-1, 5), (5, 4)])
-def test_what_is_no_range_is_not_merged(registry: RedisRegistry, start: int, end: int) -> None:
-    upload = registry.create(receiving())
-    with pytest.raises(ValueError, match="no byte range"):
-        registry.add_extent(upload.id, "token", start, end)
 
 
 def test_the_scripts_know_the_open_states() -> None:
@@ -140,9 +133,9 @@ def test_every_script_is_used_and_tells_what_it_is_for() -> None:
 
 def test_an_arrival_is_one_round_trip(registry: RedisRegistry, redis_server: RedisServer) -> None:
     upload = registry.create(receiving())
-    registry.add_extent(upload.id, "token", 0, 1)
+    registry.add_extents(upload.id, "token", NOTHING.add(0, 1))
     with redis_server.client() as client, client.monitor() as monitor:
-        registry.add_extent(upload.id, "token", 1, 2)
+        registry.add_extents(upload.id, "token", NOTHING.add(1, 2))
         registry.forget(upload.id)
         ours: list[str] = []
         for said in monitor.listen():
@@ -160,7 +153,7 @@ def life(registry: RedisRegistry) -> list[object]:
     seen: list[object] = [upload.state]
     upload = registry.save(upload, upload.to(State.RECEIVING, epoch=1, session="token", length=10))
     for start in range(0, 10, 5):
-        upload = registry.add_extent(upload.id, "token", start, start + 5)
+        upload = registry.add_extents(upload.id, "token", NOTHING.add(start, start + 5))
     registry.keep_digest(upload, 10, b"state")
     registry.add_synced(upload)
     seen += [upload.extents, registry.digest(upload.id), [one.id == upload.id for one in registry.find_complete()]]
@@ -293,11 +286,11 @@ def test_a_server_that_hangs(own_server: RedisServer, monkeypatch: pytest.Monkey
         before = registry.now()
         with own_server.frozen():
             with pytest.raises(Unavailable):
-                registry.add_extent(upload.id, "token", 0, 5)
+                registry.add_extents(upload.id, "token", NOTHING.add(0, 5))
             with pytest.raises(Unavailable):
                 registry.sync()
             assert registry.now() >= before
-        assert registry.add_extent(upload.id, "token", 0, 10).extents.ranges == ((0, 10),)
+        assert registry.add_extents(upload.id, "token", NOTHING.add(0, 10)).extents.ranges == ((0, 10),)
 
 
 def test_one_line_when_trouble_begins_and_one_when_it_is_over(
@@ -327,12 +320,12 @@ def test_a_server_that_was_killed_comes_back(tmp_path: Path, fsync: str) -> None
     with RedisServer(tmp_path / "redis", fsync) as server, opening(server.url) as open_one:
         registry = open_one()
         upload = registry.create(receiving())
-        registry.add_extent(upload.id, "token", 0, 10)
+        registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
         server.kill()
         with pytest.raises(Unavailable):
-            registry.add_extent(upload.id, "token", 10, 20)
+            registry.add_extents(upload.id, "token", NOTHING.add(10, 20))
         server.start()  # without the scripts: they are sent again
-        assert registry.add_extent(upload.id, "token", 10, 20).extents.ranges == ((0, 20),)
+        assert registry.add_extents(upload.id, "token", NOTHING.add(10, 20)).extents.ranges == ((0, 20),)
         assert registry.now() > 1e9
         eventually(lambda: registry.is_alive(registry.holder))
 
@@ -344,9 +337,9 @@ def test_a_replica_is_not_written_to(own_server: RedisServer) -> None:
         client.config_set("replica-serve-stale-data", "yes")
         client.replicaof("127.0.0.1", "1")
         with pytest.raises(Unavailable):
-            registry.add_extent(upload.id, "token", 0, 10)
+            registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
         client.replicaof("NO", "ONE")
-        assert registry.add_extent(upload.id, "token", 0, 10).offset == 10
+        assert registry.add_extents(upload.id, "token", NOTHING.add(0, 10)).offset == 10
 
 
 def test_a_full_memory_passes_and_nothing_is_half_done(own_server: RedisServer) -> None:
@@ -355,13 +348,13 @@ def test_a_full_memory_passes_and_nothing_is_half_done(own_server: RedisServer) 
         upload = registry.create(receiving())
         client.config_set("maxmemory", "1")
         with pytest.raises(NoSpace):
-            registry.add_extent(upload.id, "token", 0, 10)
+            registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
         with pytest.raises(NoSpace):
             registry.save(upload, upload.to(State.PAUSED), enqueue=delivery_of(upload))
         client.config_set("maxmemory", "0")
         assert registry.get(upload.id) == upload
         assert registry.due(upload.id) is None
-        assert registry.add_extent(upload.id, "token", 0, 10).offset == 10
+        assert registry.add_extents(upload.id, "token", NOTHING.add(0, 10)).offset == 10
 
 
 def test_who_comes_after_the_end_changes_nothing(opened: Open) -> None:
@@ -417,10 +410,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_further_machine_takes_nothing_away(opened: Open) -> None:
     first = opened("one")
     upload = first.create(receiving())
-    first.add_extent(upload.id, "token", 0, 10)
+    first.add_extents(upload.id, "token", NOTHING.add(0, 10))
     second = opened("two")
     assert second.boot_id == first.boot_id
-    both = second.add_extent(upload.id, "token", 10, 20)
+    both = second.add_extents(upload.id, "token", NOTHING.add(10, 20))
     assert both.extents.ranges == ((0, 20),)
     assert first.get(upload.id) == both
 
@@ -429,8 +422,8 @@ def test_a_further_machine_takes_nothing_away(opened: Open) -> None:
 def test_after_a_machine_went_down_only_what_was_synced_counts(opened: Open) -> None:
     up, down = opened("up"), opened("down")
     upload = up.create(receiving())
-    down.add_extent(upload.id, "token", 0, 10, synced=True)
-    before = down.add_extent(upload.id, "token", 10, 20)
+    down.add_extents(upload.id, "token", NOTHING.add(0, 10), synced=True)
+    before = down.add_extents(upload.id, "token", NOTHING.add(10, 20))
     down.keep_digest(before, 20, b"of what may be gone")
     fall_silent_for_good(down)
     era = up.boot_id
@@ -442,14 +435,14 @@ def test_after_a_machine_went_down_only_what_was_synced_counts(opened: Open) -> 
     assert up.get(upload.id) == found
     assert up.boot_id == back.boot_id
     assert up.digest(upload.id) is None
-    assert up.add_extent(upload.id, "token", 30, 40).extents.ranges == ((0, 10), (30, 40))
+    assert up.add_extents(upload.id, "token", NOTHING.add(30, 40)).extents.ranges == ((0, 10), (30, 40))
 
 
 @pytest.mark.usefixtures("impatient")
 def test_all_machines_were_down(opened: Open) -> None:
     before = [opened("one"), opened("two")]
     upload = before[0].create(receiving())
-    before[1].add_extent(upload.id, "token", 0, 10)
+    before[1].add_extents(upload.id, "token", NOTHING.add(0, 10))
     for registry in before:
         registry.close()
     after: list[RedisRegistry] = []
@@ -468,7 +461,7 @@ def test_who_has_no_bytes_to_lose_ends_no_era(opened: Open) -> None:
     """An operator who has looked at the uploads from another machine; any machine in fsync mode."""
     first, second = opened("one"), opened("two")
     upload = first.create(receiving())
-    second.add_extent(upload.id, "token", 0, 10, synced=True)
+    second.add_extents(upload.id, "token", NOTHING.add(0, 10), synced=True)
     second.close()
     began = time.monotonic()
     third = opened("three")
@@ -479,7 +472,7 @@ def test_who_has_no_bytes_to_lose_ends_no_era(opened: Open) -> None:
 def test_a_restart_of_all_processes_takes_nothing_away(opened: Open) -> None:
     first = opened()
     upload = first.create(receiving())
-    first.add_extent(upload.id, "token", 0, 10)
+    first.add_extents(upload.id, "token", NOTHING.add(0, 10))
     first.close()
     found = opened().get(upload.id)
     assert found is not None
@@ -775,7 +768,7 @@ def test_a_fail_over(tmp_path: Path) -> None:
     with Watched(tmp_path) as watched, opening(watched.url) as open_one:
         registry = open_one()
         upload = registry.create(receiving())
-        registry.add_extent(upload.id, "token", 0, 10)
+        registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
         heard = threading.Event()
         registry.subscribe(upload.id, heard.set)
         with watched.master.client() as client:
@@ -785,7 +778,7 @@ def test_a_fail_over(tmp_path: Path) -> None:
 
         def goes_on() -> bool:
             with suppress(Unavailable):
-                return registry.add_extent(upload.id, "token", 10, 20).received == 20
+                return registry.add_extents(upload.id, "token", NOTHING.add(10, 20)).received == 20
             return False
 
         eventually(goes_on, timeout=10, what="the replica taking over")
@@ -837,7 +830,7 @@ def test_what_an_older_version_has_written_may_lack_a_field(registry: RedisRegis
 def test_an_answer_is_read_under_its_own_era(registry: RedisRegistry) -> None:
     """Another thread may have heard of a new one meanwhile."""
     upload = registry.create(receiving())
-    registry.add_extent(upload.id, "token", 0, 5)
+    registry.add_extents(upload.id, "token", NOTHING.add(0, 5))
     answer = registry._uploads(registry._run("get", upload.id))
     registry._era = "another"
     assert next(iter(answer)).received == 5
@@ -846,7 +839,7 @@ def test_an_answer_is_read_under_its_own_era(registry: RedisRegistry) -> None:
 def test_what_has_not_changed_is_not_decoded_again(registry: RedisRegistry) -> None:
     upload = registry.create(receiving())
     assert registry.get(upload.id) is registry.get(upload.id)
-    added = registry.add_extent(upload.id, "token", 0, 5)
+    added = registry.add_extents(upload.id, "token", NOTHING.add(0, 5))
     assert registry.get(upload.id) == added
 
 

@@ -17,7 +17,7 @@ from incoming_wsgi.gates.quotas import Rate, Scope
 from incoming_wsgi.registry import Delivery, from_url
 from incoming_wsgi.registry import sqlite as module
 from incoming_wsgi.registry.sqlite import _IS_OPEN, _MIGRATIONS, _OF_SCOPE, SCHEMA_VERSION, SQLiteRegistry
-from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.upload import NOTHING, State, Upload
 from tests.support.waiting import eventually
 
 from ..helpers import Child, Clock
@@ -25,12 +25,13 @@ from ..helpers import Child, Clock
 ADD = """
 import sys
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
+from incoming_wsgi.upload import NOTHING
 path, upload_id, first, step, end = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 registry = SQLiteRegistry(path)
 print("ready", flush=True)
 sys.stdin.readline()
 for start in range(first, end, step):
-    registry.add_extent(upload_id, "token", start, start + 1)
+    registry.add_extents(upload_id, "token", NOTHING.add(start, start + 1))
     print(start, flush=True)
 registry.close()
 """
@@ -75,7 +76,7 @@ def test_two_processes_add_to_one_upload(registry: SQLiteRegistry, path: Path) -
         for child in (first, second):
             child.say("go")
         for start in range(2, 600, 3):
-            registry.add_extent(upload.id, "token", start, start + 1)
+            registry.add_extents(upload.id, "token", NOTHING.add(start, start + 1))
             if start % 100 == 2:
                 registry.maintain()  # checkpoints between the commits of others
         assert [first.wait(), second.wait()] == [0, 0]
@@ -94,7 +95,7 @@ def test_what_a_killed_process_was_told_is_there(registry: SQLiteRegistry, path:
     found = registry.get(upload.id)
     assert found is not None
     assert all(found.extents.contains(start, start + 1) for start in told)
-    assert registry.add_extent(upload.id, "token", 1, 2).offset >= 3
+    assert registry.add_extents(upload.id, "token", NOTHING.add(1, 2)).offset >= 3
 
 
 def test_everything_that_a_killed_process_held_is_free(registry: SQLiteRegistry, path: Path) -> None:
@@ -317,9 +318,9 @@ def test_trouble_with_the_database_is_passing(registry: SQLiteRegistry, path: Pa
     registry._writer.execute("PRAGMA busy_timeout = 10")
     try:
         with pytest.raises(Unavailable):
-            registry.add_extent(upload.id, "token", 0, 5)
+            registry.add_extents(upload.id, "token", NOTHING.add(0, 5))
         stranger.execute("ROLLBACK")
-        assert registry.add_extent(upload.id, "token", 0, 5).is_complete
+        assert registry.add_extents(upload.id, "token", NOTHING.add(0, 5)).is_complete
     finally:
         stranger.close()
 
@@ -473,7 +474,7 @@ def test_a_file_of_the_first_schema_is_taken_over(path: Path) -> None:
     found = registry.get(upload.id)
     assert found is not None
     assert found.offset == 5
-    assert registry.add_extent(upload.id, "token", 5, 10).is_complete
+    assert registry.add_extents(upload.id, "token", NOTHING.add(5, 10)).is_complete
     registry.close()
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
@@ -552,7 +553,7 @@ def test_an_arrival_is_one_statement_where_nothing_has_changed(registry: SQLiteR
     registry.get(upload.id)
     written = statements(registry)
     for start in range(3):
-        registry.add_extent(upload.id, "token", start, start + 1)
+        registry.add_extents(upload.id, "token", NOTHING.add(start, start + 1))
         assert registry.get(upload.id) is registry.get(upload.id)
     assert [statement.split()[0] for statement in written] == 3 * ["UPDATE"]
     found = registry.get(upload.id)
@@ -563,12 +564,12 @@ def test_an_arrival_is_one_statement_where_nothing_has_changed(registry: SQLiteR
 @pytest.mark.parametrize("by", ["another lane", "another opening", "a sync", "a disk that lost bytes", "nobody"])
 def test_what_is_remembered_is_never_believed_without_a_look(registry: SQLiteRegistry, path: Path, by: str) -> None:
     upload = registry.create(receiving(100))
-    registry.add_extent(upload.id, "token", 0, 10)
+    registry.add_extents(upload.id, "token", NOTHING.add(0, 10))
     known = registry.get(upload.id)
     assert known is not None
     other = SQLiteRegistry(path)
     if by == "another lane":
-        other.add_extent(upload.id, "token", 20, 30)
+        other.add_extents(upload.id, "token", NOTHING.add(20, 30))
     elif by == "another opening":
         other.save(known, known.to(State.RECEIVING, session="other", epoch=1))
     elif by == "a sync":
@@ -577,9 +578,9 @@ def test_what_is_remembered_is_never_believed_without_a_look(registry: SQLiteReg
         other.save(known, known, back_to_synced=True)
     if by == "another opening":
         with pytest.raises(Conflict):
-            registry.add_extent(upload.id, "token", 10, 15)
+            registry.add_extents(upload.id, "token", NOTHING.add(10, 15))
     else:
-        saved = registry.add_extent(upload.id, "token", 10, 15)
+        saved = registry.add_extents(upload.id, "token", NOTHING.add(10, 15))
         assert saved == other.get(upload.id) == registry.get(upload.id)
         expected = {"another lane": ((0, 15), (20, 30)), "a disk that lost bytes": ((10, 15),)}
         assert saved.extents.ranges == expected.get(by, ((0, 15),))
@@ -592,9 +593,9 @@ def test_what_is_remembered_of_a_change_is_what_others_read(registry: SQLiteRegi
     opened = upload.to(State.RECEIVING, epoch=1, session="token", notes={"c": "d"}, client_metadata={"e": "f"})
     steps: list[Callable[[Upload], Upload]] = [
         lambda known: registry.save(known, opened),
-        lambda known: registry.add_extent(known.id, "token", 0, 5),
+        lambda known: registry.add_extents(known.id, "token", NOTHING.add(0, 5)),
         lambda known: registry.save(known, known.to(State.PAUSED)),
-        lambda known: registry.add_extent(known.id, "token", 10, 20, synced=True),
+        lambda known: registry.add_extents(known.id, "token", NOTHING.add(10, 20), synced=True),
         lambda known: registry.save(known, known.to(State.RECEIVING), back_to_synced=True),
         lambda known: registry.save(known, known.to(State.COMPLETING, parts=("x", "y"), was_seen=True), all_came=True),
     ]
@@ -653,7 +654,7 @@ def test_what_a_sweep_looks_for_is_found_by_an_index(registry: SQLiteRegistry, p
     whole = "extents = CASE length WHEN 0 THEN '[]' ELSE '[[0,' || length || ']]' END"
     terms = {"uploads_all_here": whole, "uploads_by_expiry": "expires_at > 0"}[index]
     before = db.execute(f"{count} {terms} AND {_IS_OPEN}").fetchone()
-    registry.add_extent(upload.id, "t", 9, 10)
+    registry.add_extents(upload.id, "t", NOTHING.add(9, 10))
     after = db.execute(f"{count} {terms} AND {_IS_OPEN}").fetchone()
     assert (before, after) == (((0,), (1,)) if index == "uploads_all_here" else ((1,), (1,)))
     assert [found.id for found in registry.find_complete()] == [upload.id]
