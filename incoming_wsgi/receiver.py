@@ -786,8 +786,7 @@ class Receiver:
 
         Only what was still arriving: a complete file without a record is one that the app wanted to keep.
         """
-        storages = [storage for app in self._apps.values() for storage in app.all_storages.values()]
-        for storage in {id(storage): storage for storage in storages}.values():
+        for storage in self._storages:
             for upload_id in storage.arriving_since(_ORPHAN_AGE):
                 if self.registry.get(upload_id) is None:
                     log.warning("nobody knows the upload %s; its bytes are put aside", shortened(upload_id))
@@ -829,6 +828,8 @@ class Receiver:
     def _keep(self) -> None:
         while not self._stopped.is_set():
             more = False
+            for storage in self._storages:
+                storage.tidy()
             try:
                 with nullcontext(False) if self._resting.is_set() else self.registry.alone("sweep") as alone:
                     if alone:
@@ -1178,6 +1179,12 @@ class Receiver:
         self.registry.sync()
 
     # -- helpers --------------------------------------------------------------------------------------------
+
+    @property
+    def _storages(self) -> Iterable[Storage]:
+        """All of them, each once."""
+        storages = [storage for app in self._apps.values() for storage in app.all_storages.values()]
+        return {id(storage): storage for storage in storages}.values()
 
     def _storage(self, upload: Upload) -> Storage:
         return self._apps[upload.app].storage_of(upload)

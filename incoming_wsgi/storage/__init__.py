@@ -145,6 +145,9 @@ class Storage(ABC):
         :raises Damaged: less is stored than has arrived; writing on would leave a hole of zeros.
         """
 
+    def tidy(self) -> None:  # noqa: B027 (most have nothing to let go of)
+        """Called every few seconds: let go of what is kept only to be faster, and was not needed since."""
+
     @contextmanager
     def keeping_whole(self, upload: Upload) -> Iterator[Callable[[Bulk], None]]:
         """For a file that comes in one piece: gives what stores all its bytes, for good.

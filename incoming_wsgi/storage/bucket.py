@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ..errors import IncomingError, NoSpace, Unavailable
 from . import SyncFailed
+from .gathering import Body
 from .parts import LEAST, MOST
 
 log = logging.getLogger("incoming_wsgi")
@@ -161,7 +162,7 @@ class Bucket:
 
     # -- objects --------------------------------------------------------------------------------------------
 
-    def put(self, key: str, data: bytes | bytearray, *, only_new: bool = False, **more: Any) -> None:
+    def put(self, key: str, data: bytes | Body, *, only_new: bool = False, **more: Any) -> None:
         """:raises FileExistsError: there is one, and ``only_new`` was said (where the server understands that)."""
         condition = {"IfNoneMatch": "*"} if only_new else {}
         answer = self.call("put_object", key, Body=data, ContentLength=len(data), **condition, **more)
@@ -218,7 +219,7 @@ class Bucket:
         """The id of a new multipart upload."""
         return str(self.call("create_multipart_upload", key, **more)["UploadId"])
 
-    def put_part(self, key: str, multipart: str, number: int, data: bytes | bytearray) -> str:
+    def put_part(self, key: str, multipart: str, number: int, data: Body) -> str:
         """The ETag of a part that was stored."""
         answer = self.call(
             "upload_part", key, UploadId=multipart, PartNumber=number, Body=data, ContentLength=len(data)
@@ -341,6 +342,8 @@ def _client(process: int, endpoint: str, region: str, timeout: float) -> Any:  #
     import boto3
     from botocore.config import Config
 
+    from .signing import sign_beside_the_loop
+
     config = Config(
         connect_timeout=min(_CONNECT, timeout),
         read_timeout=timeout,
@@ -353,9 +356,11 @@ def _client(process: int, endpoint: str, region: str, timeout: float) -> Any:  #
         response_checksum_validation="when_required",
     )
     # A session of our own: the default one is not for several threads.
-    return boto3.session.Session().client(
+    client = boto3.session.Session().client(
         "s3", endpoint_url=endpoint or None, region_name=region or None, config=config
     )
+    sign_beside_the_loop(client)
+    return client
 
 
 def _bare(etag: str) -> str:

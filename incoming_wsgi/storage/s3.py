@@ -27,7 +27,6 @@ import json
 import logging
 import secrets
 import threading
-import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -48,17 +47,13 @@ from ..upload import State, Upload, is_ticket, shortened
 from ..wire.bulk import Bulk, bulk_of
 from . import Data, Storage, SyncFailed, Writer
 from .bucket import NONCE, Address, Bucket, doubt
+from .gathering import Body, Gathered, Room, blocks_of, memory
 from .objects import S3Object
 from .parts import Part, Plan
 from .records import record_of, upload_of
 
 log = logging.getLogger("incoming_wsgi")
 
-#: Bytes of one upload that a process holds; where parts are large, two of them. A buffer that grows has up to an eighth
-#: of its length to spare, so this takes less than 64 MiB of memory.
-_ROOM = 56 * 2**20
-
-_PATIENCE = 60.0  # seconds that a writer waits for room
 _REMEMBERED = 1000  # sidecars kept by a process
 
 
@@ -196,6 +191,9 @@ class S3Storage(Storage):
         with suppress(FileNotFoundError), self.read(upload) as file:
             return BufferedReader(cast("RawIOBase", file)).read(size)  # what it reads at once may be less
         return self._parts(upload, self._remembered(upload)).first_bytes(size)
+
+    def tidy(self) -> None:
+        memory.tidy()
 
     # -- complete -------------------------------------------------------------------------------------------
 
@@ -396,7 +394,7 @@ class _Parts:
 
     # -- storing --------------------------------------------------------------------------------------------
 
-    def put(self, part: Part, start: int, data: bytearray) -> str:
+    def put(self, part: Part, start: int, data: Body) -> str:
         """Store bytes of a part, so that another machine could go on with them; the key of the claim."""
         if len(data) == len(part):
             return self._whole(part, self.put_part(part, data))
@@ -411,15 +409,15 @@ class _Parts:
     def _whole(self, part: Part, etag: str) -> str:
         return f"{self._folder}{part.number:05d}/{self._epoch:010d}-whole-{quote(etag, safe='')}"
 
-    def put_part(self, part: Part, data: bytearray) -> str:
+    def put_part(self, part: Part, data: Body) -> str:
         """Store a whole part; its ETag."""
         try:
             etag = self._bucket.put_part(self._target, self._sidecar.multipart, part.number, data)
         except NotImplementedError:  # some servers take no part twice; the same bytes are as good
             etag = self._bucket.parts(self._target, self._sidecar.multipart).get(part.number, "")
-            if etag != md5(data, usedforsecurity=False).hexdigest():
+            if etag != _md5(data):
                 raise Unavailable("The server's storage can't take these bytes again.", retry_after=5) from None
-        self._bucket.put(self._whole(part, etag), b"" if part.start else bytes(data[:FIRST_BYTES]))
+        self._bucket.put(self._whole(part, etag), b"" if part.start else _beginning(data))
         return etag
 
     def compose(self, part: Part) -> str:
@@ -596,73 +594,6 @@ class _Sources:
 # -- writing ----------------------------------------------------------------------------------------------------
 
 
-class Room:
-    """The memory that one upload may take in this process, shared by its writers.
-
-    What is on its way to S3 leaves by itself. What is still being gathered leaves only when its part is full: so when
-    little room is left, one part at a time grows, and there is always enough for it to become full.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._most = max(_ROOM, 2 * plan.part_size)
-        self._little = plan.part_size
-        self._taken = 0
-        self._flying = 0
-        self._growing: object = None  # the one that may, when little room is left
-        self._change = threading.Condition()
-
-    def take(self, whose: object, size: int) -> None:
-        """:raises Unavailable: there is none for a while."""
-        deadline = time.monotonic() + _PATIENCE
-        with self._change:
-            while not self._is_room_for(whose, size):
-                if not self._change.wait(deadline - time.monotonic()):
-                    self._let_others(whose)
-                    raise Unavailable("The server's storage is slow at the moment.", retry_after=5)
-            self._taken += size
-
-    def _is_room_for(self, whose: object, size: int) -> bool:
-        if self._taken + size <= self._most - self._little:
-            return True
-        self._growing = self._growing or whose
-        # More than there ever is, where parts have grown: then as soon as nothing else is on its way.
-        return self._growing is whose and (self._taken + size <= self._most or not self._flying)
-
-    def send(self, whose: object, size: int) -> None:
-        """Of what was taken so much is on its way."""
-        with self._change:
-            self._flying += size
-            self._let_others(whose)
-
-    def give_back(self, whose: object, size: int, *, has_flown: bool = False) -> None:
-        with self._change:
-            self._taken -= size
-            self._flying -= size if has_flown else 0
-            self._let_others(whose)
-
-    def _let_others(self, whose: object) -> None:
-        if self._growing is whose:
-            self._growing = None
-        self._change.notify_all()
-
-
-class _Run:
-    """Bytes that follow one another, of one part, in memory."""
-
-    def __init__(self, part: Part, start: int) -> None:
-        self.part = part
-        self.start = start
-        self.data = bytearray()
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.data)
-
-    def fitting(self, block: memoryview) -> memoryview:
-        """Of the bytes that follow, those of this part."""
-        return block[: self.part.end - self.end]
-
-
 class S3Writer(Writer):
     """Gathers bytes that follow one another, and stores them in the background when a part is full."""
 
@@ -672,7 +603,7 @@ class S3Writer(Writer):
     def __init__(self, parts: _Parts, room: Room) -> None:
         self._parts = parts
         self._room = room
-        self._run: _Run | None = None
+        self._run: Gathered | None = None
         self._change = threading.Condition()
         self._flying = 0
         self._kept = Extents()
@@ -699,28 +630,28 @@ class S3Writer(Writer):
     def _gather(self, position: int, block: memoryview) -> int:
         if self._run is None or self._run.end != position:
             self._send()
-            self._run = _Run(self._parts.plan.at(position), position)
+            self._run = Gathered(self._parts.plan.at(position), position)
         fitting = self._run.fitting(block)
         self._room.take(self._run, len(fitting))
-        self._run.data += fitting
+        self._run.add(fitting)
         if self._run.end == self._run.part.end:
             self._send()
         return len(fitting)
 
     def _send(self) -> None:
         run, self._run = self._run, None
-        if run is None or not run.data:
+        if run is None or not len(run):
             return
-        self._room.send(run, len(run.data))
+        self._room.send(run, len(run))
         with self._change:
             self._flying += 1
         offload.background(self._store, run, name="part")
 
-    def _store(self, run: _Run) -> None:
+    def _store(self, run: Gathered) -> None:
         trouble: IncomingError | None = None
         claim = ""
         try:
-            claim = self._parts.put(run.part, run.start, run.data)
+            claim = self._parts.put(run.part, run.start, run)
         except FileNotFoundError:
             trouble = Unavailable("The place for these bytes is gone.", retry_after=1)
         except IncomingError as error:
@@ -729,16 +660,17 @@ class S3Writer(Writer):
             trouble = Unavailable("The server's storage has trouble; what has arrived is kept.", retry_after=5)
             raise
         finally:
-            self._room.give_back(run, len(run.data), has_flown=True)
+            self._room.give_back(run, len(run), has_flown=True)
             with self._change:
                 self._flying -= 1
                 self._trouble = self._trouble or trouble
                 if claim:
                     self._claims.append(claim)
                     self._kept = self._kept.add(run.start, run.end)
-                    if len(run.data) < len(run.part):
+                    if len(run) < len(run.part):
                         self._broken.add(run.part)
                 self._change.notify_all()
+            run.release()
 
     def kept(self, written: Extents) -> Extents:
         with self._change:
@@ -790,7 +722,21 @@ class S3Writer(Writer):
     def _let_go(self) -> None:
         run, self._run = self._run, None
         if run is not None:
-            self._room.give_back(run, len(run.data))
+            self._room.give_back(run, len(run))
+            run.release()
+
+
+def _md5(data: Body) -> str:
+    """In hexadecimal."""
+    digest = md5(usedforsecurity=False)
+    for block in blocks_of(data):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _beginning(data: Body) -> bytes:
+    """What is shown of the first part: it lies in one block."""
+    return bytes(next(blocks_of(data))[:FIRST_BYTES])
 
 
 def _key(folder: str, upload: Upload) -> str:

@@ -25,7 +25,7 @@ PIECE = 1024 * 1024
 
 _MOST_BLOCKS = 512  # of one system call; IOV_MAX is 1024
 _HELD = 64 * 1024  # bytes that are worth a system call of their own
-_KEPT = 4  # free buffers, and free pipes, of a process
+_KEPT = 4  # free buffers, and free pipes, of a process; but where it is said
 
 #: A socket or a file that can't be spliced says one of these.
 CAN_NOT_SPLICE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
@@ -162,21 +162,36 @@ class Pool(Generic[T]):
 
     :param make: a new one.
     :param dispose: what becomes of one too many.
+    :param keep: how many are kept that nobody needs just now.
     """
 
-    def __init__(self, make: Callable[[], T], dispose: Callable[[T], object] = lambda _: None) -> None:
+    def __init__(
+        self, make: Callable[[], T], dispose: Callable[[T], object] = lambda _: None, keep: int = _KEPT
+    ) -> None:
         self._make = make
         self._dispose = dispose
+        self._keep = keep
         self._free: deque[T] = deque()  # appending and popping are atomic
+        self._unneeded = 0  # that were free all the time since they were tidied
         os.register_at_fork(after_in_child=self._begin_anew)
 
     def lend(self) -> T:
         with suppress(IndexError):
-            return self._free.pop()
+            thing = self._free.pop()
+            self._unneeded = min(self._unneeded, len(self._free))
+            return thing
+        self._unneeded = 0
         return self._make()
 
+    def tidy(self) -> None:
+        """Let go of what nobody has needed since this was said last."""
+        for _ in range(self._unneeded):
+            with suppress(IndexError):
+                self._dispose(self._free.popleft())
+        self._unneeded = len(self._free)
+
     def give_back(self, thing: T) -> None:
-        if len(self._free) < _KEPT:
+        if len(self._free) < self._keep:
             self._free.append(thing)
         else:
             self._dispose(thing)
@@ -190,6 +205,7 @@ class Pool(Generic[T]):
         for thing in self._free:
             self._dispose(thing)
         self._free = deque()
+        self._unneeded = 0
 
 
 class Lent(Blocks):
@@ -205,9 +221,13 @@ class Lent(Blocks):
             self._buffer, self._blocks = None, []
 
 
-#: Of :data:`PIECE` bytes. A new one each time would cost more than what it is for: the kernel zeroes its pages. What is
-#: never used of one takes no memory, as it would of a ``bytearray``, which is filled with zeros.
-buffers: Pool[memoryview] = Pool(lambda: memoryview(mmap.mmap(-1, PIECE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
+def new_buffer() -> memoryview:
+    """Of :data:`PIECE` bytes. What is never used of it takes no memory, as it would of a ``bytearray`` (zeros)."""
+    return memoryview(mmap.mmap(-1, PIECE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+#: A new one each time would cost more than what it is for: the kernel zeroes its pages.
+buffers: Pool[memoryview] = Pool(new_buffer)
 
 
 # -- pipes ------------------------------------------------------------------------------------------------------

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from incoming_wsgi.errors import Damaged, TooLarge, Unavailable
 from incoming_wsgi.extents import Extents
-from incoming_wsgi.storage import SyncFailed, s3
+from incoming_wsgi.storage import SyncFailed, gathering
 from incoming_wsgi.storage.bucket import Bucket
+from incoming_wsgi.storage.gathering import Room
 from incoming_wsgi.storage.parts import MIB, Plan
-from incoming_wsgi.storage.s3 import Room, S3Storage
+from incoming_wsgi.storage.s3 import S3Storage
 from incoming_wsgi.upload import Upload
 from tests.support.s3_server import CREDENTIALS, S3Server
 from tests.support.waiting import eventually
@@ -294,7 +295,7 @@ def test_reading_from_anywhere(place: Place) -> None:
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     """Of an upload in parts of 16 MiB; who finds none there does not wait."""
-    monkeypatch.setattr(s3, "_PATIENCE", 0.01)
+    monkeypatch.setattr(gathering, "_PATIENCE", 0.01)
     return Room(Plan.of(2**31, 16 * MIB))
 
 
@@ -382,7 +383,7 @@ def test_lanes_do_not_wait_for_each_other_for_ever(asking: list[int], part: int)
     """In whatever turns they ask: once all that was sent is stored, somebody may go on, until all parts are full."""
     lanes = Lanes(part)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s3, "_PATIENCE", 0)
+        patch.setattr(gathering, "_PATIENCE", 0)
         for lane in asking:
             lanes.bring(lane)
         while lanes.gathering:
