@@ -46,6 +46,8 @@ class Body:
 
 
 Loop = Callable[[Body], None]
+#: Is told up to which position of the file bytes have come.
+Moved = Callable[[int], None]
 
 
 def discard(body: Body) -> None:
@@ -55,19 +57,24 @@ def discard(body: Body) -> None:
         pass
 
 
-def write(body: Body) -> None:
+def write(body: Body, moved: Moved = lambda _: None) -> None:
     buffer, position = memoryview(bytearray(_BUFFER)), body.position
     next_piece = body.pieces(buffer, socket.MSG_WAITALL)
     while count := next_piece():
         position += os.pwrite(body.file, buffer[:count], position)
+        moved(position)
 
 
-def write_and_sync(body: Body) -> None:
-    write(body)
+def write_and_sync(body: Body, moved: Moved = lambda _: None) -> None:
+    write(body, moved)
     os.fdatasync(body.file)
 
 
-def splice(body: Body, moved: Callable[[int], None] = lambda _: None) -> None:
+def write_sync_and_hash(body: Body) -> None:
+    _hashing_beside(write_and_sync, body)
+
+
+def splice(body: Body, moved: Moved = lambda _: None) -> None:
     """From socket to file through a pipe; the bytes never come into this process."""
     with _pipe() as (out, into):
         position, end = body.position, body.position + body.length
@@ -83,17 +90,21 @@ def splice(body: Body, moved: Callable[[int], None] = lambda _: None) -> None:
 
 
 def splice_and_hash(body: Body) -> None:
-    """SHA-256 in a thread of its own, which reads behind the writer what is in the page cache."""
-    hasher = _Hasher(body)
-    thread = threading.Thread(target=hasher.run)
-    thread.start()
-    splice(body, hasher.go_to)
-    thread.join()
+    _hashing_beside(splice, body)
 
 
 def splice_then_hash(body: Body) -> None:
     """SHA-256 of each piece before the next one is taken."""
     splice(body, _Hasher(body).take)
+
+
+def _hashing_beside(loop: Callable[[Body, Moved], None], body: Body) -> None:
+    """SHA-256 in a thread of its own, which reads behind the writer what is in the page cache."""
+    hasher = _Hasher(body)
+    thread = threading.Thread(target=hasher.run)
+    thread.start()
+    loop(body, hasher.go_to)
+    thread.join()
 
 
 class _Hasher:
@@ -138,6 +149,7 @@ LOOPS: Mapping[str, Loop] = {
     "discard": discard,
     "write": write,
     "write-and-sync": write_and_sync,
+    "write-sync-and-hash": write_sync_and_hash,
     "splice": splice,
     "splice-and-hash": splice_and_hash,
     "splice-then-hash": splice_then_hash,

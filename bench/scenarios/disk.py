@@ -15,8 +15,10 @@ from ..rounds import in_turn, running
 from ..setting import Setting
 from .streams import CPU, RATE, at_least
 
-_FSYNC, _PROCESS, _BARE = "Incoming!!, fsync", "Incoming!!, process", "bare write and fdatasync"
+_FSYNC, _FSYNC_PLAIN = "Incoming!!, fsync", "Incoming!!, fsync, digests off"
+_PROCESS, _BARE, _BARE_HASH = "Incoming!!, process", "bare write and fdatasync", "bare write, fdatasync and SHA-256"
 _AT_LEAST = 0.8
+_WORKERS = 2  # the bare loops have a thread for each connection
 _MIB = 2**20
 _SMALL, _SMALL_FILES, _LANES = 64 * 1024, 200, 8
 
@@ -38,9 +40,9 @@ def disk(setting: Setting) -> Report:
         letter="F",
         title="Synced to the disk",
         about="Both modes of durability on a disk, beside a loop that takes the same requests, writes each and "
-        "calls fdatasync before it answers.",
+        "calls fdatasync before it answers; with SHA-256, and without. Ours has two worker processes.",
         tables=tables,
-        goals=[_goal(table) for table in tables[:2]],
+        goals=[_goal(table, *pair) for table in tables[:2] for pair in ((_FSYNC, _BARE_HASH), (_FSYNC_PLAIN, _BARE))],
         remarks=[
             "Small files are for comparing the modes: the bare loop makes neither ticket nor record, and calls nobody.",
         ],
@@ -50,9 +52,11 @@ def disk(setting: Setting) -> Report:
 def _contenders(setting: Setting) -> list[Server]:
     room = setting.room_on_disk("disk")
     return [
-        Ours(_FSYNC, room / "fsync", durability="fsync"),
-        Ours(_PROCESS, room / "process"),
+        Ours(_FSYNC, room / "fsync", _WORKERS, durability="fsync"),
+        Ours(_FSYNC_PLAIN, room / "fsync-plain", _WORKERS, durability="fsync", digest="false"),
+        Ours(_PROCESS, room / "process", _WORKERS),
         Bare(_BARE, room / "bare", "write-and-sync", piece=Settings.chunk_size),
+        Bare(_BARE_HASH, room / "bare-hash", "write-sync-and-hash", piece=Settings.chunk_size),
     ]
 
 
@@ -65,9 +69,8 @@ def _fill(table: Table, load: Load, servers: Sequence[Server], rounds: int) -> N
     in_turn(servers, rounds, measure)
 
 
-def _goal(table: Table) -> Goal:
-    about = f"{table.title}, rate beside the bare loop"
-    return at_least(table, about, (_FSYNC, _BARE), RATE, _AT_LEAST)
+def _goal(table: Table, ours: str, bare: str) -> Goal:
+    return at_least(table, f"{table.title}, rate beside the bare loop", (ours, bare), RATE, _AT_LEAST)
 
 
 def _small_files(server: Server) -> Sample:
