@@ -28,6 +28,9 @@ KEY, SECRET = "testaccess", "testsecret"
 #: For boto3 in the processes that use a server.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
 
+#: For Ceph: memory that objects had is used again. To get it anew for each would be most of what they cost.
+_KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_ARENA_MAX": "1"}
+
 
 class S3Server(ABC):
     """:ivar port: that it listens on."""
@@ -109,7 +112,7 @@ class Ceph(S3Server):
     def start(self) -> None:
         programs = {name: need(name) for name in ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw")}
         admin = need("radosgw-admin")
-        self._env = {"CEPH_CONF": str(self.folder / "ceph.conf"), "CEPH_ARGS": ""}
+        self._env = {"CEPH_CONF": str(self.folder / "ceph.conf"), "CEPH_ARGS": "", **_KEEPING_MEMORY}
         self._processes: list[Process] = []
         monitor = f"[v2:127.0.0.1:{free_port()}]"
         cluster, disk = str(uuid.uuid4()), str(uuid.uuid4())
@@ -136,6 +139,10 @@ class Ceph(S3Server):
     def stop(self) -> None:
         for process in reversed(self._processes):
             process.kill()
+
+    def collect_garbage(self) -> None:
+        """Let go of the bytes of objects that were deleted: of itself Ceph does so some seconds later."""
+        self._run(need("radosgw-admin"), "gc", "process", "--include-all")
 
     def _begin(self, program: str, *arguments: str) -> None:
         log = self.folder / "log" / f"{Path(program).name}.out"
