@@ -976,6 +976,7 @@ class Receiver:
         with self._outbox.at_once(self._delivery(after, "finished")) as row:
             self.registry.save(upload, after, enqueue=row)
             self.registry.sync()
+        self._storage(upload).clear(upload)  # the app is told meanwhile
 
     def _take_back(self, upload: Upload, reason: str, *, start_anew: bool = False) -> None:
         """Some bytes did not get onto the disk: whoever sends this upload has to open it anew and to send them again.

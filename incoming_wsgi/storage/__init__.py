@@ -213,6 +213,9 @@ class Storage(ABC):
         :raises SyncFailed: what is stored need not be what arrived: it has to be sent again.
         """
 
+    def clear(self, upload: Upload) -> None:  # noqa: B027 (for storages that have more than the file)
+        """Let go of what a complete upload has needed while it arrived; trouble with that is not raised."""
+
     @abstractmethod
     def locate(self, upload: Upload) -> str | None:
         """Where the complete file is; ``None`` if it is not there (any more)."""

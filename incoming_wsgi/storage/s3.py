@@ -234,8 +234,6 @@ class S3Storage(Storage):
         except FileNotFoundError:
             pass  # somebody was faster, or an answer was lost: what is there decides
         self._refuse_other_object(upload, sidecar.nonce)
-        with suppress(IncomingError):  # else a later look finds it
-            self._clear(upload)
 
     def _finish(self, upload: Upload, sidecar: Sidecar, length: int) -> None:
         """:raises FileNotFoundError: there is no multipart upload (any more)."""
@@ -282,6 +280,10 @@ class S3Storage(Storage):
         self._bucket.delete([_record_key(upload.id), _key("complete", upload)])
         self._clear(upload)
 
+    def clear(self, upload: Upload) -> None:
+        with suppress(IncomingError):  # else a later look finds it
+            self._clear(upload)
+
     def _clear(self, upload: Upload) -> None:
         """Whatever there is besides the complete object; the sidecar last, so that who dies in between is noticed."""
         self._sidecars.pop(_key("arriving", upload), None)
@@ -311,6 +313,9 @@ class S3Storage(Storage):
 
     def release(self, upload: Upload) -> None:
         self._bucket.delete([_record_key(upload.id)])
+        with suppress(FileNotFoundError):
+            self._bucket.head(_key("arriving", upload))
+            self._clear(upload)  # who has completed it died before that
 
     def remembered(self) -> Iterator[Upload]:
         completing = set(self._ids("records/"))

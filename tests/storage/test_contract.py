@@ -312,6 +312,7 @@ class StorageContract(ABC):
         for upload in (arriving, complete):
             write(storage, upload, 0, b"123")
         storage.complete(complete)
+        storage.clear(complete)
         assert list(other.arriving_since(-60)) == [arriving.id]
         assert not list(other.arriving_since(60))
         other.quarantine(arriving.id)

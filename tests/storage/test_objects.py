@@ -38,6 +38,7 @@ class Given:
         writer.flush()
         writer.close()
         self.upload = replace(upload, location=self.storage.complete(upload))
+        self.storage.clear(upload)
 
     def file(self) -> FinishedUpload:
         """As each attempt to hand it over gives it."""

@@ -114,8 +114,19 @@ def test_parts_go_as_they_are(place: Place) -> None:
     ]
     assert place.storage.complete(upload) == f"s3://{place.bucket}/up/loads/complete/{upload.id}"
     assert place.whole(upload) == DATA
+    place.storage.clear(upload)
     assert place.keys() == [f"complete/{upload.id}"]
     assert place.multiparts() == []
+
+
+@pytest.mark.parametrize("end", ["release", "remove"])
+def test_who_has_completed_it_died_before_it_cleared_up(place: Place, end: str) -> None:
+    upload = upload_of()
+    place.storage.create(upload)
+    place.storage.complete(write(place.storage, upload, [(0, LENGTH)]))
+    assert len(place.keys()) > 1
+    getattr(place.another(), end)(upload)
+    assert place.keys() == ([f"complete/{upload.id}"] if end == "release" else [])
 
 
 def test_parts_are_kept_while_more_comes(place: Place) -> None:
@@ -140,6 +151,7 @@ def test_pieces_are_composed_by_whoever_has_the_last_one(place: Place) -> None:
     assert sorted("whole" in claim for claim in place.claims(upload)) == [False, True]
     upload = write(place.storage, upload, [(PART + 5, LENGTH)])
     place.another().complete(upload)
+    place.another().clear(upload)
     assert place.whole(upload) == DATA
     assert place.keys() == [f"complete/{upload.id}"]
 
@@ -160,6 +172,7 @@ def test_no_byte_of_an_unknown_length(place: Place) -> None:
     place.storage.create(upload)
     upload = replace(upload, length=0)
     place.storage.complete(upload)
+    place.storage.clear(upload)
     assert place.whole(upload) == b""
     assert place.multiparts() == []
 
@@ -198,6 +211,7 @@ def test_a_part_that_comes_late_with_other_bytes(strict: Place) -> None:
     old.write(PART, OTHER[PART : PART + 10])
     old.flush()
     strict.another().complete(write(strict.another(), anew, [(0, PART + 10), (PART + 10, LENGTH)]))
+    strict.another().clear(anew)
     assert strict.whole(anew) == DATA
     assert strict.keys() == [f"complete/{anew.id}"]
     assert strict.multiparts() == []
