@@ -37,8 +37,8 @@ demo: $(VENV)/.demo-installed
 	@PORT="$(PORT)" HOST="$(HOST)" $(BIN)/python examples/demo.py "$(EXAMPLE)"
 
 test: packages $(VENV)/.test-installed lint javascript
-	$(SAY) "Python tests, two at a time"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE)) $(PYTEST_ARGS)
+	$(SAY) "Python tests, three at a time: some of them wait for most of their time"
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(addprefix --ignore=,$(ALONE)) $(PYTEST_ARGS)
 	$(SAY) "Python tests that judge by the clock or by memory, one after the other"
 	@$(BIN)/python -m pytest $(ALONE) $(PYTEST_ARGS)
 
