@@ -62,7 +62,7 @@ BELONGS_TO = {
     "puremagic": {"gates/first_look.py"},
     "redis": {"registry/redis.py", "registry/redis_client.py"},
     "boto3": {"storage/bucket.py"},
-    "botocore": {"storage/bucket.py"},
+    "botocore": {"storage/bucket.py", "storage/signing.py"},
 }
 
 #: Never imported while the package is: extras, and what gevent wants to patch first.

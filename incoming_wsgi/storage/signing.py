@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
-
 from .. import offload
 
 _NAME = "incoming-s3v4"
@@ -17,14 +15,15 @@ _USUAL = ("v4", "s3v4")
 _OPERATIONS = ("UploadPart", "PutObject")
 
 
-class SigningBesideTheLoop(S3SigV4Auth):  # type: ignore[misc, unused-ignore]  # (botocore has no types of its own)
-    def payload(self, request: Any) -> str:
-        digest: str = offload.run(super().payload, request)
-        return digest
-
-
 def sign_beside_the_loop(client: Any) -> None:
     """Of a client for S3, whose other ways to sign stay as they are."""
+    from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
+
+    class SigningBesideTheLoop(S3SigV4Auth):  # type: ignore[misc, unused-ignore]  # (botocore has no types of its own)
+        def payload(self, request: Any) -> str:
+            digest: str = offload.run(super().payload, request)
+            return digest
+
     AUTH_TYPE_MAPS[_NAME] = SigningBesideTheLoop
     for operation in _OPERATIONS:
         client.meta.events.register(f"choose-signer.s3.{operation}", _chosen)
