@@ -964,6 +964,7 @@ class Receiver:
         upload = self._move(upload, State.COMPLETING, sha256=digest or upload.sha256, synced=upload.extents)
         self.registry.sync()
         self._give_away(upload)
+        storage.clear(upload)  # the app is told meanwhile
 
     def _give_whole_away(self, upload: Upload) -> None:
         self._storage(upload).remember(upload)
@@ -976,7 +977,6 @@ class Receiver:
         with self._outbox.at_once(self._delivery(after, "finished")) as row:
             self.registry.save(upload, after, enqueue=row)
             self.registry.sync()
-        self._storage(upload).clear(upload)  # the app is told meanwhile
 
     def _take_back(self, upload: Upload, reason: str, *, start_anew: bool = False) -> None:
         """Some bytes did not get onto the disk: whoever sends this upload has to open it anew and to send them again.

@@ -281,7 +281,7 @@ class S3Storage(Storage):
         self._clear(upload)
 
     def clear(self, upload: Upload) -> None:
-        with suppress(IncomingError):  # else a later look finds it
+        with suppress(IncomingError, FileNotFoundError):  # else a later look finds it
             self._clear(upload)
 
     def _clear(self, upload: Upload) -> None:
@@ -312,10 +312,10 @@ class S3Storage(Storage):
         self._bucket.put(_record_key(upload.id), json.dumps(record_of(upload)).encode())
 
     def release(self, upload: Upload) -> None:
-        self._bucket.delete([_record_key(upload.id)])
         with suppress(FileNotFoundError):
             self._bucket.head(_key("arriving", upload))
-            self._clear(upload)  # who has completed it died before that
+            self._clear(upload)  # who has completed it has not, or died before that
+        self._bucket.delete([_record_key(upload.id)])
 
     def remembered(self) -> Iterator[Upload]:
         completing = set(self._ids("records/"))
