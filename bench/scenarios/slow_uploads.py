@@ -14,7 +14,7 @@ from ..peers.ours import Ours
 from ..peers.server import Server, transfer
 from ..report import Goal, Report, Table
 from ..setting import Setting
-from .streams import NGINX, NGINX_1M, OURS
+from .streams import NGINX, NGINX_1M, OURS, OURS_PLAIN, ours
 
 _UPLOADS, _RATE, _SECONDS = 200, 200_000, 12
 _SOCKETS, _OPENERS = 2000, 8
@@ -32,7 +32,7 @@ def slow_uploads(setting: Setting) -> Report:
     for number in range(min(setting.rounds, _MOST_ROUNDS)):
         room = setting.room(f"slow-{number}")
         servers: list[Server] = [
-            Ours(OURS, room / "ours", workers=2),
+            *ours(room, workers=2),
             Nginx(NGINX, room / "nginx", workers=2),
             Nginx(NGINX_1M, room / "nginx-1m", workers=2, buffer="1m"),
         ]
@@ -51,8 +51,8 @@ def slow_uploads(setting: Setting) -> Report:
             _memory_goal("a slow upload", uploads),
             _memory_goal("an open WebSocket", sockets),
             Goal(
-                f"CPU of slow uploads beside nginx as it comes, at most {_MOST_CPU} times",
-                ratios(uploads.values(OURS, _CPU), uploads.values(NGINX, _CPU)),
+                f"{OURS_PLAIN}: CPU of slow uploads beside nginx as it comes, at most {_MOST_CPU} times",
+                ratios(uploads.values(OURS_PLAIN, _CPU), uploads.values(NGINX, _CPU)),
                 _MOST_CPU,
                 at_least=False,
             ),
