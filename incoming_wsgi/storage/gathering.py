@@ -55,6 +55,10 @@ class Gathered:
             self._length += count
             data = data[count:]
 
+    def blocks(self) -> Iterator[memoryview]:
+        for number, block in enumerate(self._blocks):
+            yield block[: self._length - number * PIECE]
+
     def release(self) -> None:
         """Give the memory back; the bytes are gone."""
         for block in self._blocks:
@@ -67,8 +71,8 @@ class Gathered:
         """The rest of the block that the position is in."""
         if self._position >= self._length:
             return memoryview(b"")
-        block, offset = divmod(self._position, PIECE)
-        data = self._blocks[block][offset : min(PIECE, self._length - block * PIECE)]
+        number, offset = divmod(self._position, PIECE)
+        data = self._blocks[number][offset : self._length - number * PIECE]
         self._position += len(data)
         return data
 
@@ -85,13 +89,8 @@ Body: TypeAlias = bytearray | Gathered
 
 
 def blocks_of(body: Body) -> Iterator[memoryview]:
-    if isinstance(body, bytearray):
-        yield memoryview(body)
-        return
-    body.seek(0)
-    while block := body.read():
-        yield block
-    body.seek(0)
+    """All of it, wherever a reader has got to."""
+    return iter((memoryview(body),)) if isinstance(body, bytearray) else body.blocks()
 
 
 class Room:
