@@ -525,18 +525,11 @@ class Receiver:
             **{"session": secrets.token_urlsafe(16), **changes},
         )
 
-    def session(self, upload_id: str, token: str) -> Session:
-        """A further lane of the client that opened the upload last.
-
-        :raises Replaced: somebody else has opened it since.
-        :raises AlreadyComplete, Cancelled, Expired, Damaged, Undeliverable: it takes no more bytes.
-        """
-        return self.lane(self.owned(upload_id, token))
-
     def owned(self, upload_id: str, token: str) -> Upload:
         """The upload, for a lane of the client that opened it last: at a glance, which may be older than others'.
 
-        :raises Replaced, AlreadyComplete, Cancelled, Expired, Damaged, Undeliverable: as :meth:`session`.
+        :raises Replaced: somebody else has opened it since.
+        :raises AlreadyComplete, Cancelled, Expired, Damaged, Undeliverable: it takes no more bytes.
         """
         with suppress(IncomingError):  # nothing is refused because of a glance
             upload = self._admitted(self.registry.glance(upload_id) if is_ticket(upload_id) else None)
@@ -1208,7 +1201,7 @@ class Receiver:
         )
 
     def lane(self, upload: Upload) -> Session:
-        """As :meth:`session`, for who has just had the upload from :meth:`owned`, or has opened it.
+        """A lane into an upload, for who has just had it from :meth:`owned`, or has opened it.
 
         :raises IncomingError: the upload has ended meanwhile, or its bytes are gone.
         """

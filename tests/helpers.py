@@ -222,6 +222,11 @@ def manners(**changes: Any) -> Manners:
     return replace(usual, **changes)
 
 
+def lane_of(receiver: Receiver, ticket: str, token: str) -> Session:
+    """A further lane of the client that opened the upload last."""
+    return receiver.lane(receiver.owned(ticket, token))
+
+
 def answer_late(engine: Engine, ticket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the answer to the record of the last bytes lost; before it is asked again others complete the upload."""
     add_extents = engine.registry.add_extents

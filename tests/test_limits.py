@@ -28,7 +28,7 @@ from incoming_wsgi.gates.terms import Terms
 from incoming_wsgi.gates.visitors import Visitor
 from incoming_wsgi.protocols.websocket import Conversation, Send, Window
 
-from .helpers import Child, Clock, Engine
+from .helpers import Child, Clock, Engine, lane_of
 
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 DATA = b"0123456789" * 1000
@@ -147,15 +147,15 @@ def test_connections_of_an_upload(engines: Callable[..., Engine]) -> None:
     engine = engines(connections=2)
     ticket = engine.ticket()
     first = engine.open(ticket, 100)
-    second = engine.receiver.session(ticket, first.token)
+    second = lane_of(engine.receiver, ticket, first.token)
     with pytest.raises(OverQuota):
-        engine.receiver.session(ticket, first.token)
+        lane_of(engine.receiver, ticket, first.token)
     second.close()
     second.close()  # twice does no harm
-    engine.receiver.session(ticket, first.token)
+    lane_of(engine.receiver, ticket, first.token)
     engine.open(ticket, 100)  # who opens it anew waits for nobody
     with pytest.raises(Replaced):
-        engine.receiver.session(ticket, first.token)
+        lane_of(engine.receiver, ticket, first.token)
 
 
 def test_the_quota_holds_over_processes(engines: Callable[..., Engine], tmp_path: Path) -> None:
@@ -533,7 +533,7 @@ def test_connections_of_a_ticket(engines: Callable[..., Engine]) -> None:
     engine = engines(connections=10)
     session = engine.open(engine.ticket(terms=Terms(max_connections=1)), 100)
     with pytest.raises(OverQuota):
-        engine.receiver.session(session.upload.id, session.token)
+        lane_of(engine.receiver, session.upload.id, session.token)
 
 
 def test_parts_have_the_connections_of_their_whole(engines: Callable[..., Engine]) -> None:

@@ -23,7 +23,7 @@ from incoming_wsgi.extents import Extents
 from incoming_wsgi.upload import State
 from tests.support.waiting import eventually
 
-from .helpers import Engine
+from .helpers import Engine, lane_of
 
 DATA = random.Random(11).randbytes(100_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -202,7 +202,7 @@ def test_the_power_went_while_it_was_completed(boot: Boot, monkeypatch: pytest.M
     after.until(ticket, State.RECEIVING)
     assert after.receiver.status(ticket).received == 0
     with pytest.raises(Unavailable, match="open it anew"):
-        after.receiver.session(ticket, session.token)
+        lane_of(after.receiver, ticket, session.token)
     after.send(ticket, DATA)
     assert after.until(ticket, State.FINISHED).sha256 == DIGEST
     assert [notice.upload.sha256 for notice in after.app.notices] == [DIGEST]

@@ -44,7 +44,7 @@ from incoming_wsgi.storage.files import FileWriter
 from incoming_wsgi.upload import NOTHING, State, Upload
 from tests.support.waiting import eventually
 
-from .helpers import NOBODYS, Child, Clock, Engine, answer_late
+from .helpers import NOBODYS, Child, Clock, Engine, answer_late, lane_of
 
 DATA = random.Random(3).randbytes(100_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -88,7 +88,7 @@ def test_what_is_no_ticket_never_reaches_the_registry(
         lambda: receiver.status(text),
         lambda: receiver.open(text, length=1, name="x"),
         lambda: receiver.take_whole(text, b"x", name="x"),
-        lambda: receiver.session(text, "token"),
+        lambda: lane_of(receiver, text, "token"),
         lambda: receiver.pause(text, "token"),
         lambda: receiver.cancel(text, "why"),
         lambda: receiver.renew(text, None),
@@ -262,7 +262,7 @@ def test_any_order_any_process(engine: Engine, other: Engine) -> None:
     random.Random(5).shuffle(starts)
 
     def lane(number: int) -> None:
-        with (engine, other)[number % 2].receiver.session(ticket, token.token) as session:
+        with lane_of((engine, other)[number % 2].receiver, ticket, token.token) as session:
             for start in starts[number::4]:
                 session.write(start, DATA[start : start + 1000])
                 session.sync()
@@ -659,12 +659,12 @@ def test_who_was_replaced_between_writing_and_recording_acknowledges_nothing(eng
 def test_tokens(engine: Engine) -> None:
     ticket = engine.ticket()
     with pytest.raises(Replaced):
-        engine.receiver.session(ticket, "")  # before any opening
+        lane_of(engine.receiver, ticket, "")  # before any opening
     with engine.open(ticket, 10) as session:
-        engine.receiver.session(ticket, session.token).close()
+        lane_of(engine.receiver, ticket, session.token).close()
         for token in ("", "x", session.token + "x", "ü", session.token[:-1]):
             with pytest.raises(Replaced):
-                engine.receiver.session(ticket, token)
+                lane_of(engine.receiver, ticket, token)
 
 
 def test_many_openings_at_once(engine: Engine, other: Engine) -> None:
@@ -718,7 +718,7 @@ def test_what_is_over(engine: Engine, state: State, error: type[IncomingError]) 
     with pytest.raises(error, match="This is why" if given else error.sentence):
         engine.receiver.open(ticket, length=5, name="x")
     with pytest.raises(error):
-        engine.receiver.session(ticket, "token")
+        lane_of(engine.receiver, ticket, "token")
 
 
 @pytest.mark.parametrize("state", [State.COMPLETING, State.HANDING_OVER, State.WAITING_FOR_APP, State.FINISHED])
@@ -729,7 +729,7 @@ def test_what_needs_no_more_bytes(engine: Engine, state: State) -> None:
     with pytest.raises(FileChanged):
         engine.receiver.open(ticket, length=6, name="x")
     with pytest.raises(AlreadyComplete):
-        engine.receiver.session(ticket, "token")
+        lane_of(engine.receiver, ticket, "token")
     assert engine.receiver.pause(ticket, "token").state is state
 
 
@@ -1166,7 +1166,7 @@ def test_a_lane_that_comes_as_the_last_byte_does_finds_no_damage(
     known, looks = engine.receiver._known, [before]
     monkeypatch.setattr(engine.receiver, "_known", lambda *given: looks.pop() if looks else known(*given))
     with pytest.raises(AlreadyComplete):
-        engine.receiver.session(ticket, before.session)
+        lane_of(engine.receiver, ticket, before.session)
     assert engine.state(ticket) is State.FINISHED
     assert not engine.arriving(ticket).exists()
 
@@ -1449,7 +1449,7 @@ def test_bytes_that_another_lane_is_writing_are_not_recorded_beside_it(
     engine.start()
     ticket = engine.ticket(remove_file_when_finished=False)
     slow = engine.open(ticket, 5)
-    quick = engine.receiver.session(ticket, slow.token)
+    quick = lane_of(engine.receiver, ticket, slow.token)
     quick.write(0, b"quick")
     has_looked, may_write = threading.Event(), threading.Event()
     write = slow._writer.write

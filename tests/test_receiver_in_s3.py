@@ -19,7 +19,7 @@ from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.storage.s3 import S3Storage
 from incoming_wsgi.upload import State
 from incoming_wsgi.wire.bulk import bulk_of
-from tests.helpers import Engine
+from tests.helpers import Engine, lane_of
 from tests.support.s3_server import S3Server
 from tests.support.waiting import eventually
 
@@ -129,7 +129,7 @@ def test_lanes(machine: Make) -> None:
     one, two = machine(), machine()
     ticket = one.ticket(remove_file_when_finished=False)
     first = one.open(ticket, LENGTH)
-    second = two.receiver.session(ticket, first.token)
+    second = lane_of(two.receiver, ticket, first.token)
     second.write(PART, DATA[PART:])
     first.write(0, DATA[:PART])
     second.sync()

@@ -17,7 +17,7 @@ from incoming_wsgi.delivery.handover import CallableHandler, FinishedUpload
 from incoming_wsgi.errors import IncomingError
 from incoming_wsgi.session import Session
 from incoming_wsgi.upload import Upload
-from tests.helpers import CLOCKED, Clock, Engine, write_by_turns
+from tests.helpers import CLOCKED, Clock, Engine, lane_of, write_by_turns
 
 from .story import at_once
 from .witness import Witness
@@ -123,7 +123,7 @@ class _Served:
         return self._lanes[lane].token
 
     def join(self, ticket: str, token: str, lane: int) -> Result:
-        self._lanes[lane] = self._engine.receiver.session(ticket, token)
+        self._lanes[lane] = lane_of(self._engine.receiver, ticket, token)
         return "opened"
 
     def write(self, lane: int, position: int, data: bytes) -> Result:

@@ -25,7 +25,7 @@ from incoming_wsgi.errors import NotReady
 from incoming_wsgi.registry import sqlite
 from incoming_wsgi.session import Session
 from incoming_wsgi.upload import OPEN_STATES, State, Upload
-from tests.helpers import Engine, write_by_turns
+from tests.helpers import Engine, lane_of, write_by_turns
 from tests.support.waiting import eventually
 
 from .crash_points import CrashPoint
@@ -255,7 +255,7 @@ class Sender:
         session = self._receiver.open(self.ticket, length=len(self._file.data), name="file.bin")
         if session is None:
             return
-        lanes = [session, *(self._receiver.session(self.ticket, session.token) for _ in range(1, self._file.lanes))]
+        lanes = [session, *(lane_of(self._receiver, self.ticket, session.token) for _ in range(1, self._file.lanes))]
         for start, end in self._pieces(session):
             self._write(self._chance.choice(lanes), start, end)
         for lane in lanes:

@@ -35,7 +35,7 @@ from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.session import Session
 from incoming_wsgi.upload import State, Upload
 from incoming_wsgi.wire.bulk import bulk_of
-from tests.helpers import CLOCKED, Clock, Engine, write_by_turns
+from tests.helpers import CLOCKED, Clock, Engine, lane_of, write_by_turns
 from tests.support.waiting import eventually
 
 from .witness import Witness
@@ -337,11 +337,11 @@ class Client:
 
     def _join(self) -> None:
         """A further lane."""
-        self._sessions.append(self._engine.receiver.session(self.ticket, self._sessions[0].token))
+        self._sessions.append(lane_of(self._engine.receiver, self.ticket, self._sessions[0].token))
 
     def join(self, token: str) -> None:
         """A lane of an upload that somebody else has opened."""
-        self._sessions.append(self._engine.receiver.session(self.ticket, token))
+        self._sessions.append(lane_of(self._engine.receiver, self.ticket, token))
 
     def _cut(self) -> None:
         self._close(self.chance.choice(self._sessions))

@@ -23,7 +23,7 @@ from incoming_wsgi.extents import Extents
 from incoming_wsgi.receiver import Receiver
 from incoming_wsgi.upload import CLOSED_STATES, OPEN_STATES, State, Upload
 from incoming_wsgi.wire.bulk import pipes
-from tests.helpers import write_by_turns
+from tests.helpers import lane_of, write_by_turns
 
 from .recovery import check_that_nothing_is_left, judge
 from .story import IDLE, File, Place, Story, begin_life
@@ -257,7 +257,7 @@ class _Sender:
         if session is None:
             return
         self._token = session.token
-        with session, self._receiver.session(self._ticket, session.token) as other:
+        with session, lane_of(self._receiver, self._ticket, session.token) as other:
             missing = list(session.upload.extents.missing(0, end))
             for start, stop in missing:
                 for number, position in enumerate(range(start, stop, _PIECE)):

@@ -22,7 +22,7 @@ from incoming_wsgi.gates.terms import Terms
 from incoming_wsgi.protocols.websocket import Conversation, Send, Window
 from incoming_wsgi.upload import State
 
-from ..helpers import Engine
+from ..helpers import Engine, lane_of
 
 
 def zipped() -> bytes:
@@ -122,7 +122,7 @@ def test_the_app_sees_the_first_bytes_once(engines: Callable[..., Engine]) -> No
         session.write(LENGTH - 1, DATA[LENGTH - 1 : LENGTH + 10])
         session.sync()
         assert len(critic.seen) == 1
-        with other.receiver.session(ticket, session.token) as lane:
+        with lane_of(other.receiver, ticket, session.token) as lane:
             lane.write(LENGTH + 10, DATA[LENGTH + 10 :])
             other.receiver.complete(lane.sync())
     ((upload, head),) = critic.seen
@@ -236,7 +236,7 @@ def test_two_lanes_at_once(engines: Callable[..., Engine]) -> None:
     engine = engines(on_first_bytes=slow)
     ticket = engine.ticket()
     errors: list[Exception] = []
-    with engine.open(ticket, 2**30) as first, engine.receiver.session(ticket, first.token) as second:
+    with engine.open(ticket, 2**30) as first, lane_of(engine.receiver, ticket, first.token) as second:
 
         def send() -> None:
             try:
