@@ -539,6 +539,32 @@ class Receiver:
         refuse_writing(upload, token)
         return upload
 
+    def lane(self, upload: Upload) -> Session:
+        """A lane into an upload, for who has just had it from :meth:`owned`, or has opened it.
+
+        :raises IncomingError: the upload has ended meanwhile, or its bytes are gone.
+        """
+        try:
+            writer = self._storage(upload).open(upload)
+        except (FileNotFoundError, Damaged) as error:
+            refuse_writing(self._known(upload.id), upload.session)
+            reason = str(error) if isinstance(error, Damaged) else "The stored bytes of this upload are gone."
+            self._move(upload, State.DAMAGED, reason=reason)
+            raise Damaged(reason) from None
+        # Parts share the connections of their whole: there may be a thousand of them.
+        lane = (upload.part_of, "") if upload.part_of else (upload.id, upload.session)
+        try:
+            limit = min(self.limit(upload), self._room_for(upload))
+            self._lanes.enter(lane, upload.max_connections or None)
+        except BaseException:
+            writer.close()
+            raise
+        session = Session(
+            upload, self.registry, writer, self._arrived, limit, quotas=self._quotas(upload), fsync=self._fsync
+        )
+        session.closed = lambda: self._lanes.leave(lane)
+        return session
+
     def pause(self, upload_id: str, token: str) -> Upload:
         """Record that the client pauses. Pausing what is paused, or beyond, changes nothing.
 
@@ -1199,32 +1225,6 @@ class Receiver:
             due_at=now,
             created_at=now,
         )
-
-    def lane(self, upload: Upload) -> Session:
-        """A lane into an upload, for who has just had it from :meth:`owned`, or has opened it.
-
-        :raises IncomingError: the upload has ended meanwhile, or its bytes are gone.
-        """
-        try:
-            writer = self._storage(upload).open(upload)
-        except (FileNotFoundError, Damaged) as error:
-            refuse_writing(self._known(upload.id), upload.session)
-            reason = str(error) if isinstance(error, Damaged) else "The stored bytes of this upload are gone."
-            self._move(upload, State.DAMAGED, reason=reason)
-            raise Damaged(reason) from None
-        # Parts share the connections of their whole: there may be a thousand of them.
-        lane = (upload.part_of, "") if upload.part_of else (upload.id, upload.session)
-        try:
-            limit = min(self.limit(upload), self._room_for(upload))
-            self._lanes.enter(lane, upload.max_connections or None)
-        except BaseException:
-            writer.close()
-            raise
-        session = Session(
-            upload, self.registry, writer, self._arrived, limit, quotas=self._quotas(upload), fsync=self._fsync
-        )
-        session.closed = lambda: self._lanes.leave(lane)
-        return session
 
     def _arrived(self, upload: Upload) -> None:
         """More of an upload is safe.
