@@ -118,12 +118,21 @@ class Outbox:
     def _deliver_due(self) -> None:
         for app, handlers in self._handlers.items():
             while not self._stopped and not self._resting:
-                self._free.acquire()
-                delivery = self._registry.lease(app, tuple(handlers), self._registry.now())
+                delivery = self._leased(app, tuple(handlers))
                 if delivery is None:
-                    self._free.release()
                     break
                 self._begin(self._deliver_synced, delivery)
+
+    def _leased(self, app: str, handlers: tuple[str, ...]) -> Delivery | None:
+        """A row that is due, with a hand kept free for it."""
+        delivery = None
+        self._free.acquire()
+        try:
+            delivery = self._registry.lease(app, handlers, self._registry.now())
+        finally:
+            if delivery is None:  # also where the registry can't be asked: hands that are lost never come back
+                self._free.release()
+        return delivery
 
     def _has_a_hand_free_for(self, delivery: Delivery) -> bool:
         serves = delivery.handler in self._handlers[delivery.app]

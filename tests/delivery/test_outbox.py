@@ -257,7 +257,8 @@ def test_many_at_once_but_not_any_number(world: World) -> None:
 
 
 def test_trouble_with_the_registry_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease, failures = world.registry.lease, [1, 2, 3]
+    """However long it takes: more looks fail here than there may be attempts at the same time."""
+    lease, failures = world.registry.lease, [*range(40)]
     monkeypatch.setattr(module, "_LOOK", 0.01)
 
     def sometimes(*arguments: Any) -> Delivery | None:
