@@ -196,8 +196,28 @@ class Follower:
             self._save(self._position, state)
 
 
-def _forgotten(position: int, state: bytes) -> None:
-    """In place of remembering how far a short hash has come."""
+class Updatable(Protocol):
+    """A hash."""
+
+    def update(self, data: memoryview, /) -> object: ...
+
+
+def update_from(file: BinaryIO, length: int, digest: Updatable) -> None:
+    """Hash the next ``length`` bytes of a file that is read over a network: by a connection that belongs to the event
+    loop, so only the computing is off it.
+
+    :raises EOFError: the file is shorter.
+    """
+    buffer = buffers.lend()
+    try:
+        while length:
+            count = file.readinto(buffer[: min(length, len(buffer))])  # type: ignore[attr-defined]
+            if not count:
+                raise EOFError(f"the stored bytes end {length} bytes early")
+            offload.run(digest.update, buffer[:count])
+            length -= count
+    finally:
+        buffers.give_back(buffer)
 
 
 class Digests:
@@ -247,25 +267,17 @@ class Digests:
         finally:
             self.drop(upload.id)
 
-    def whole(self, upload: Upload, length: int) -> str:
-        """The SHA-256 of ``length`` bytes that are all stored, but not followed, in hexadecimal."""
-        return Follower(lambda: self._read(upload), _forgotten, None).finish(length)
+    def of(self, data: bytes) -> str:
+        """The SHA-256 of bytes that are here, in hexadecimal."""
+        if len(data) <= _SHORT:
+            return hashlib.sha256(data).hexdigest()
+        return offload.run(hashlib.sha256, data).hexdigest()
 
     def read_back(self, upload: Upload) -> str:
-        """The SHA-256 of a complete upload in hexadecimal, where its bytes come over a network: only the computing is
-        off the event loop.
-        """
-        digest, buffer, left = sha256(), buffers.lend(), upload.length or 0
-        try:
-            with self._read(upload) as file:
-                while left:
-                    count = file.readinto(buffer[: min(left, len(buffer))])  # type: ignore[attr-defined]
-                    if not count:
-                        raise EOFError(f"the stored bytes end {left} bytes early")
-                    offload.run(digest.update, buffer[:count])
-                    left -= count
-        finally:
-            buffers.give_back(buffer)
+        """The SHA-256 of a complete upload in hexadecimal, where its bytes come over a network."""
+        digest = hashlib.sha256()
+        with self._read(upload) as file:
+            update_from(file, upload.length or 0, digest)
         return digest.hexdigest()
 
     def drop(self, upload_id: str) -> None:
@@ -303,7 +315,7 @@ class NoDigests:
         """None: empty."""
         return ""
 
-    def whole(self, upload: Upload, length: int) -> str:  # noqa: ARG002
+    def of(self, data: bytes) -> str:  # noqa: ARG002
         """None: empty."""
         return ""
 

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar
 from . import events, offload
 from .delivery.handover import Handler, Notice, Outcome, handler_for
 from .delivery.outbox import Outbox, is_given_up, later
-from .digests import Digests, NoDigests
+from .digests import Digests, NoDigests, update_from
 from .errors import (
     AlreadyComplete,
     BadRequest,
@@ -51,8 +51,8 @@ from .session import ENDS, Session, refuse_writing
 from .storage import Data, Storage, SyncFailed
 from .upload import CLOSED_STATES, MOVES, NOTHING, OPEN_STATES, State, Upload, is_ticket, shortened
 from .watermark import Watermarks
-from .wire.bulk import Bulk, bulk_of
-from .wire.checksums import hash_of
+from .wire.bulk import bulk_of
+from .wire.checksums import ALGORITHMS, hash_of
 
 log = logging.getLogger("incoming_wsgi")
 
@@ -479,12 +479,11 @@ class Receiver:
         if upload.state is not State.WAITING or upload.part_of or not bulk:
             return None
         self._refuse_by_terms(upload, file.name, file.client_metadata)
+        whole = b"".join(bulk.blocks())
         if self._is_to_be_seen(upload):
-            blocks = [bytes(block) for block in bulk.blocks()]  # once: they may come in a pipe
-            bulk = bulk_of(b"".join(blocks))
-            self._look(upload, FirstBytes(b"".join(blocks)[:FIRST_BYTES]))
+            self._look(upload, FirstBytes(whole[:FIRST_BYTES]))
         try:
-            claimed = self._claim_whole(upload, bulk, file)
+            claimed = self._claim_whole(upload, whole, file)
         except (FileNotFoundError, FileExistsError):
             claimed = None  # a cancel has removed it, or somebody has died over other bytes
         if claimed is None:
@@ -495,14 +494,14 @@ class Receiver:
         self._settle()
         return claimed
 
-    def _claim_whole(self, upload: Upload, bulk: Bulk, file: _File) -> Upload | None:
+    def _claim_whole(self, upload: Upload, data: bytes, file: _File) -> Upload | None:
         """Store all bytes, and record that they are here; ``None`` if somebody else was faster."""
+        digest = self._digests.of(data)
         with self._storage(upload).keeping_whole(upload.but(length=file.length)) as keep:
             # Within the lock, as a session does: who opens it from now on writes after us, or finds that it is taken.
             if self.registry.get(upload.id) != upload:
                 return None
-            keep(bulk)
-            digest = self._digests.whole(upload, len(bulk))
+            keep(data)
             claimed = self._opened(
                 upload, State.COMPLETING, file, holder=self.registry.holder, sha256=digest or upload.sha256
             )
@@ -976,7 +975,7 @@ class Receiver:
             storage.create(upload)  # who opened it may have died before; without a byte, nothing can be lost
         if not storage.reads_arriving:
             storage.complete(upload)
-        digest = self._digests.finish(upload) if storage.reads_arriving else self._digests.read_back(upload)
+        digest = self._digests.read_back(upload) if storage.is_remote else self._digests.finish(upload)
         self._refuse_other_bytes(upload, digest)
         self._refuse_broken_promise(upload, digest)
         storage.sync(upload)
@@ -1045,6 +1044,10 @@ class Receiver:
     def _digest_by_reading(self, upload: Upload, algorithm: str) -> str:
         try:
             with self.read(upload) as file:
+                if self._storage(upload).is_remote:
+                    digest = ALGORITHMS[algorithm]()
+                    update_from(file, upload.length or 0, digest)
+                    return digest.digest().hex()
                 return offload.run(hash_of, file, upload.length or 0, algorithm)
         except FileNotFoundError:
             if upload.length:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from incoming_wsgi import FirstBytes, Upload
+from incoming_wsgi import FirstBytes, Upload, offload
 from incoming_wsgi.errors import Cancelled, Unavailable
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.gates.terms import Terms
+from incoming_wsgi.storage.bucket import Bucket
 from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.storage.s3 import S3Storage
-from incoming_wsgi.upload import State
-from incoming_wsgi.wire.bulk import bulk_of
+from incoming_wsgi.upload import PROMISE, State
 from tests.helpers import Engine, lane_of
 from tests.support.s3_server import S3Server
 from tests.support.waiting import eventually
@@ -69,13 +70,52 @@ def test_a_whole_file(machine: Make, fsync: bool) -> None:
     eventually(lambda: one.storage.locate(one.receiver.status(ticket)) is None)
 
 
-def test_a_small_file_in_one_piece(machine: Make) -> None:
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of the bucket; a call off the event loop fails, since connections belong to it."""
+    place, run, call_bucket = threading.local(), offload.run, Bucket.call_bucket
+    made: list[str] = []
+
+    def off_the_loop(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        place.is_off = True
+        try:
+            return run(function, *args, **kwargs)
+        finally:
+            place.is_off = False
+
+    def call(bucket: Bucket, operation: str, **parameters: Any) -> dict[str, Any]:
+        made.append(operation)
+        assert not getattr(place, "is_off", False), f"{operation} off the event loop"
+        return call_bucket(bucket, operation, **parameters)
+
+    monkeypatch.setattr(offload, "run", off_the_loop)
+    monkeypatch.setattr(Bucket, "call_bucket", call)
+    return made
+
+
+@pytest.mark.parametrize("size", [1000, 200_000])
+def test_a_small_file_in_one_piece(machine: Make, calls: list[str], size: int) -> None:
+    """Its digest is made of the bytes that are here."""
     one = machine()
     ticket = one.ticket(remove_file_when_finished=False)
-    assert one.receiver.take_whole(ticket, DATA[:1000], name="x") is not None
+    assert one.receiver.take_whole(ticket, DATA[:size], name="x") is not None
     one.until(ticket, State.FINISHED)
-    assert one.stored(ticket) == DATA[:1000]
-    handed_over(one, ticket, DATA[:1000])
+    assert "get_object" not in calls
+    assert one.stored(ticket) == DATA[:size]
+    handed_over(one, ticket, DATA[:size])
+
+
+def test_a_digest_that_was_promised(machine: Make, calls: list[str]) -> None:
+    one = machine()
+    ticket, promise = one.ticket(), {f"{PROMISE}sha512": hashlib.sha512(DATA).hexdigest()}
+    session = one.receiver.open(ticket, length=LENGTH, notes=promise)
+    assert session is not None
+    with session:
+        session.write(0, DATA)
+        session.sync()
+    one.receiver.complete(one.receiver.status(ticket))
+    one.until(ticket, State.FINISHED)
+    assert "get_object" in calls
 
 
 def test_in_one_piece_after_somebody_has_died_over_another_file(machine: Make) -> None:
@@ -83,7 +123,7 @@ def test_in_one_piece_after_somebody_has_died_over_another_file(machine: Make) -
     one = machine()
     ticket = one.ticket(remove_file_when_finished=False)
     with one.storage.keeping_whole(replace(one.receiver.status(ticket), length=9)) as keep:
-        keep(bulk_of(b"something"))
+        keep(b"something")
     if one.receiver.take_whole(ticket, DATA[:1000], name="x") is None:
         one.send(ticket, DATA[:1000])
     one.until(ticket, State.FINISHED)

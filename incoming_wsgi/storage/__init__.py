@@ -91,10 +91,12 @@ class Writer(ABC):
 
 class Storage(ABC):
     """:cvar reads_arriving: whether the bytes of an upload can be read while they arrive.
+    :cvar is_remote: whether bytes are read by connections, which belong to the event loop: never off it.
     :cvar is_durable: whether a power cut of this machine can't take what is stored.
     """
 
     reads_arriving = True
+    is_remote = False
     is_durable = False
     kind = "file"
     """What the HTTP API calls it (``destType``), where it has no other name."""
@@ -149,7 +151,7 @@ class Storage(ABC):
         """Called every few seconds: let go of what is kept only to be faster, and was not needed since."""
 
     @contextmanager
-    def keeping_whole(self, upload: Upload) -> Iterator[Callable[[Bulk], None]]:
+    def keeping_whole(self, upload: Upload) -> Iterator[Callable[[bytes], None]]:
         """For a file that comes in one piece: gives what stores all its bytes, for good.
 
         Until the end of the block nobody else writes to the upload, or what they write takes the place of it.
@@ -160,7 +162,7 @@ class Storage(ABC):
         self.create(upload)
         with closing(self.open(upload)) as writer, writer.exclusive():
 
-            def keep(data: Bulk) -> None:
+            def keep(data: bytes) -> None:
                 writer.write(0, data)
                 self.sync(upload)
 

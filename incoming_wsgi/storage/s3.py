@@ -44,7 +44,7 @@ from ..extents import Extents
 from ..gates.first_look import LENGTH as FIRST_BYTES
 from ..relocate import RemoteFile
 from ..upload import State, Upload, is_ticket, shortened
-from ..wire.bulk import Bulk, bulk_of
+from ..wire.bulk import bulk_of
 from . import Data, Storage, SyncFailed, Writer
 from .bucket import NONCE, Address, Bucket, doubt
 from .gathering import Body, Gathered, Room, blocks_of, memory
@@ -121,6 +121,7 @@ class S3Storage(Storage):
     """
 
     reads_arriving = False
+    is_remote = True
     is_durable = True
     kind = "s3"
 
@@ -165,16 +166,16 @@ class S3Storage(Storage):
         return S3Writer(parts, room)
 
     @contextmanager
-    def keeping_whole(self, upload: Upload) -> Iterator[Callable[[Bulk], None]]:
+    def keeping_whole(self, upload: Upload) -> Iterator[Callable[[bytes], None]]:
         """At once to its last place. It counts only if the record that follows says so: an opening that comes before
         that one begins anew, and what it completes takes the place of this.
         """
-        yield lambda data: self._put_whole(upload, b"".join(data.blocks()))
+        yield lambda data: self._put_whole(upload, data)
 
     def _put_whole(self, upload: Upload, data: bytes) -> None:
         key = _key("complete", upload)
         try:
-            self._bucket.put(key, data, only_new=True, Metadata={NONCE: "whole"})
+            self._bucket.put(key, data, only_new=True, Metadata={NONCE: secrets.token_hex(8)})
         except FileExistsError:
             # Said before, by us if its answer was lost, or by somebody who died before it was recorded.
             if self._bucket.get(key) != data:

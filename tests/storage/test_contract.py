@@ -22,7 +22,7 @@ from incoming_wsgi.storage import Data, Storage
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.storage.s3 import S3Storage
 from incoming_wsgi.upload import State, Upload
-from incoming_wsgi.wire.bulk import Blocks, bulk_of
+from incoming_wsgi.wire.bulk import Blocks
 from tests.helpers import piped
 from tests.support.s3_server import S3Server
 
@@ -280,14 +280,14 @@ class StorageContract(ABC):
         upload, data = upload_of(1000), random.Random(5).randbytes(1000)
         for one in (storage, other):
             with one.keeping_whole(upload) as keep:
-                keep(bulk_of(data))
+                keep(data)
         other.complete(upload)
         assert stored(storage, upload) == data
 
     def test_in_one_piece_and_then_in_many(self, storage: Storage, other: Storage) -> None:
         upload, data = upload_of(1000), random.Random(5).randbytes(1000)
         with storage.keeping_whole(upload) as keep:
-            keep(bulk_of(bytes(1000)))
+            keep(bytes(1000))
         write(other, upload, 0, data[:500])
         write(storage, upload, 500, data[500:])
         other.complete(upload)

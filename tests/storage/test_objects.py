@@ -193,6 +193,21 @@ def test_dying_at_every_call(
     assert number > 2
 
 
+def test_a_small_file_over_another_of_the_same_length(s3_server: S3Server) -> None:
+    """Whoever dies before the copy has not moved it, although a file of this length was there already."""
+    older, newer = Given(s3_server), Given(s3_server)
+    for given, data in ((older, b"old!"), (newer, b"new!")):
+        given.storage, given.bucket = older.storage, older.bucket
+        given.upload = Upload(length=4)
+        with given.storage.keeping_whole(given.upload) as keep:
+            keep(data)
+        given.upload = replace(given.upload, location=given.storage.complete(given.upload))
+    target = older.file().move_to("x")
+    newer.upload = replace(newer.upload, moved_to=target)
+    assert newer.file().move_to("x", overwrite=True) == target
+    assert older.at("x") == b"new!"
+
+
 def test_a_very_long_file(ceph: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """In pieces of 5 MiB for 5 GiB."""
     for name, value in CREDENTIALS.items():
