@@ -18,6 +18,7 @@ from typing import BinaryIO, Protocol
 from . import offload
 from .upload import Upload
 from .wire.bulk import buffers
+from .wire.checksums import Hash
 
 _PIECE = 256 * 1024  # bytes read and hashed in one go
 _STEP = 64 * 1024 * 1024  # bytes hashed between two saved states
@@ -196,13 +197,7 @@ class Follower:
             self._save(self._position, state)
 
 
-class Updatable(Protocol):
-    """A hash."""
-
-    def update(self, data: memoryview, /) -> object: ...
-
-
-def update_from(file: BinaryIO, length: int, digest: Updatable) -> None:
+def update_from(file: BinaryIO, length: int, digest: Hash) -> None:
     """Hash the next ``length`` bytes of a file that is read over a network: by a connection that belongs to the event
     loop, so only the computing is off it.
 
@@ -273,12 +268,18 @@ class Digests:
             return hashlib.sha256(data).hexdigest()
         return offload.run(hashlib.sha256, data).hexdigest()
 
-    def read_back(self, upload: Upload) -> str:
-        """The SHA-256 of a complete upload in hexadecimal, where its bytes come over a network."""
-        digest = hashlib.sha256()
-        with self._read(upload) as file:
-            update_from(file, upload.length or 0, digest)
-        return digest.hexdigest()
+    def read_back(self, upload: Upload, hashed: tuple[int, Hash]) -> str:
+        """The SHA-256 of a complete upload in hexadecimal, where its bytes come over a network.
+
+        :param hashed: how many bytes have been hashed already, and the hash.
+        """
+        position, digest = hashed
+        left = (upload.length or 0) - position
+        if left:
+            with self._read(upload) as file:
+                file.seek(position)
+                update_from(file, left, digest)
+        return digest.digest().hex()
 
     def drop(self, upload_id: str) -> None:
         """Stop following."""
@@ -319,7 +320,7 @@ class NoDigests:
         """None: empty."""
         return ""
 
-    def read_back(self, upload: Upload) -> str:  # noqa: ARG002
+    def read_back(self, upload: Upload, hashed: tuple[int, Hash]) -> str:  # noqa: ARG002
         """None: empty."""
         return ""
 

@@ -521,7 +521,7 @@ def storage_of(settings: Settings, place: str = "") -> Storage:
     """:param place: folder, or URL of a bucket; else the one of the settings."""
     place = place or settings.storage
     if is_bucket(place):
-        return S3Storage(place)
+        return S3Storage(place, digest=settings.digest)
     return FileStorage(
         place,
         mode=settings.file_mode,

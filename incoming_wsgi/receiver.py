@@ -973,24 +973,26 @@ class Receiver:
         storage.remember(upload)
         if not upload.length and storage.locate(upload) is None:
             storage.create(upload)  # who opened it may have died before; without a byte, nothing can be lost
-        if not storage.reads_arriving:
-            storage.complete(upload)
-        digest = self._digests.read_back(upload) if storage.is_remote else self._digests.finish(upload)
+        location = None if storage.reads_arriving else storage.complete(upload)
+        if storage.is_remote:
+            digest = self._digests.read_back(upload, storage.hashed(upload))
+        else:
+            digest = self._digests.finish(upload)
         self._refuse_other_bytes(upload, digest)
         self._refuse_broken_promise(upload, digest)
         storage.sync(upload)
         upload = self._move(upload, State.COMPLETING, sha256=digest or upload.sha256, synced=upload.extents)
         self.registry.sync()
-        self._give_away(upload)
+        self._give_away(upload, location)
         storage.clear(upload)  # the app is told meanwhile
 
     def _give_whole_away(self, upload: Upload) -> None:
         self._storage(upload).remember(upload)
         self._give_away(upload)
 
-    def _give_away(self, upload: Upload) -> None:
-        """What is on the disk, as the records say, goes to its place and into the outbox."""
-        location = self._storage(upload).complete(upload)
+    def _give_away(self, upload: Upload, location: str | None = None) -> None:
+        """What is on the disk, as the records say, goes to its place, if it is not there, and into the outbox."""
+        location = location or self._storage(upload).complete(upload)
         after = upload.to(State.HANDING_OVER, holder="", location=location, active_at=self.registry.now())
         with self._outbox.at_once(self._delivery(after, "finished")) as row:
             self.registry.save(upload, after, enqueue=row)

@@ -17,6 +17,7 @@ from incoming_wsgi.errors import Cancelled, Unavailable
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.gates.terms import Terms
 from incoming_wsgi.storage.bucket import Bucket
+from incoming_wsgi.storage.claims import Owner
 from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.storage.s3 import S3Storage
 from incoming_wsgi.upload import PROMISE, State
@@ -72,7 +73,7 @@ def test_a_whole_file(machine: Make, fsync: bool) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is asked of the bucket; a call off the event loop fails, since connections belong to it."""
+    """Which objects are read from the bucket; a call off the event loop fails, since connections belong to it."""
     place, run, call_bucket = threading.local(), offload.run, Bucket.call_bucket
     made: list[str] = []
 
@@ -84,7 +85,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             place.is_off = False
 
     def call(bucket: Bucket, operation: str, **parameters: Any) -> dict[str, Any]:
-        made.append(operation)
+        if operation == "get_object":
+            made.append(parameters["Key"])
         assert not getattr(place, "is_off", False), f"{operation} off the event loop"
         return call_bucket(bucket, operation, **parameters)
 
@@ -100,7 +102,7 @@ def test_a_small_file_in_one_piece(machine: Make, calls: list[str], size: int) -
     ticket = one.ticket(remove_file_when_finished=False)
     assert one.receiver.take_whole(ticket, DATA[:size], name="x") is not None
     one.until(ticket, State.FINISHED)
-    assert "get_object" not in calls
+    assert not any("complete/" in key for key in calls)
     assert one.stored(ticket) == DATA[:size]
     handed_over(one, ticket, DATA[:size])
 
@@ -115,7 +117,30 @@ def test_a_digest_that_was_promised(machine: Make, calls: list[str]) -> None:
         session.sync()
     one.receiver.complete(one.receiver.status(ticket))
     one.until(ticket, State.FINISHED)
-    assert "get_object" in calls
+    assert any(f"complete/{ticket}" in key for key in calls)
+
+
+def test_what_comes_in_order_is_hashed_as_it_passes(machine: Make, calls: list[str]) -> None:
+    one = machine()
+    ticket = one.ticket()
+    one.send(ticket, DATA)
+    one.until(ticket, State.FINISHED)
+    handed_over(one, ticket)
+    assert not any("complete/" in key for key in calls)
+
+
+def test_what_comes_in_another_order_is_read_back(machine: Make, calls: list[str]) -> None:
+    """From the first part on that was not hashed."""
+    one = machine()
+    ticket = one.ticket()
+    with one.open(ticket, LENGTH) as session:
+        for start, end in ((0, PART), (2 * PART, LENGTH), (PART, 2 * PART)):
+            session.write(start, DATA[start:end])
+            session.sync()
+    one.receiver.complete(one.receiver.status(ticket))
+    one.until(ticket, State.FINISHED)
+    handed_over(one, ticket)
+    assert any("complete/" in key for key in calls)
 
 
 def test_in_one_piece_after_somebody_has_died_over_another_file(machine: Make) -> None:
@@ -204,8 +229,7 @@ def test_somebody_has_changed_what_is_stored(machine: Make) -> None:
     with one.open(ticket, LENGTH) as session:
         session.write(0, DATA)
         whole = session.sync()
-    (claim,) = storage._bucket.list(f"claims/{ticket}/00001/")
-    storage._bucket.put(claim.key[:-4] + "0000", b"")
+    storage._bucket.put(f"claims/{ticket}/0000/{Owner.of(whole)}-whole-1.{0:032x}-other", b"")
     one.receiver.complete(whole)
     eventually(lambda: one.receiver.status(ticket).taken_back)
     taken_back = one.receiver.status(ticket)
@@ -292,7 +316,8 @@ def test_nobody_knows_which_first_bytes_count(machine: Make) -> None:
     with one.open(ticket, LENGTH) as session:
         session.write(PART, DATA[PART:])
         session.sync()
-        one.storage._bucket.put(f"claims/{ticket}/00001/{1:010d}-whole-{0:032x}", b"other")
+        owner = Owner.of(session.upload)
+        one.storage._bucket.put(f"claims/{ticket}/0000/{owner}-whole-1.{0:032x}-other", b"other")
         session.write(0, DATA[:PART])
         with pytest.raises(Unavailable):
             session.sync()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from hashlib import sha256
 from typing import BinaryIO, TypeAlias
 
 from ..errors import Unavailable
@@ -17,6 +18,7 @@ from ..extents import Extents
 from ..relocate import RemoteFile
 from ..upload import Upload
 from ..wire.bulk import Buffer, Bulk
+from ..wire.checksums import Hash
 
 #: Bytes, in whatever object they came; :func:`~incoming_wsgi.wire.bulk.bulk_of` makes one thing of all of them.
 Data: TypeAlias = Buffer | Bulk
@@ -184,6 +186,12 @@ class Storage(ABC):
         """
         with self.read(upload) as file:
             return file.read(size)
+
+    def hashed(self, upload: Upload) -> tuple[int, Hash]:  # noqa: ARG002
+        """The SHA-256 of the first bytes of a complete upload, as far as the storage has computed it while they came:
+        how many they are, and the hash, to go on with; asked once.
+        """
+        return 0, sha256()
 
     @abstractmethod
     def sync(self, upload: Upload) -> None:

@@ -170,8 +170,23 @@ class Bucket:
             raise _unavailable("put_object", "no ETag")
 
     def get(self, key: str) -> bytes:
-        with self.open(key) as file:
-            return file.readall() or b""
+        """A small object; one that breaks off is asked for again."""
+        from botocore.exceptions import BotoCoreError
+
+        trouble = ""
+        for _ in range(_ATTEMPTS):
+            answer = self.call("get_object", key)
+            try:
+                data: bytes = answer["Body"].read()
+            except (BotoCoreError, OSError) as error:
+                trouble = type(error).__name__
+            else:
+                if answer.get("ETag"):
+                    return data
+                trouble = "no ETag"  # it is something else: an error, say
+            finally:
+                answer["Body"].close()
+        raise _unavailable("get_object", trouble)
 
     def open(self, key: str) -> ObjectFile:
         """:raises FileNotFoundError: there is none."""

@@ -41,6 +41,10 @@ class Gathered:
     def end(self) -> int:
         return self.start + self._length
 
+    @property
+    def is_whole_part(self) -> bool:
+        return self._length == len(self.part)
+
     def fitting(self, block: memoryview) -> memoryview:
         """Of the bytes that follow, those of this part."""
         return block[: self.part.end - self.end]

@@ -8,17 +8,16 @@ Below the prefix lie
     the target of the multipart upload: it is there when all bytes are.
 ``records/{id}``
     what a registry would have to know of an upload that is being completed, until the app has the file.
-``claims/{id}/{part}/…``
-    what is there of a part: ``{epoch}-whole-{etag}`` says that the part was stored and has that ETag; it is empty, but
-    for the first part, whose first bytes it has, since S3 shows nothing of a part;
-    ``{epoch}-{start}-{end}-{nonce}`` is an object with these bytes of it, a piece.
-``claims/{id}/opened/{epoch}-{nonce}``
-    the extents that were recorded when the upload was opened again.
+``claims/{id}/{folder}/…``
+    what is there of some parts: ``{owner}-whole-{part}.{etag}…`` says which were stored and what ETags they have; it
+    is empty, but for the first part, whose first bytes it has, since S3 shows nothing of a part;
+    ``{owner}-{start}-{end}-…`` is an object with these bytes, a piece of a part.
+``claims/{id}/opened/{owner}-…``
+    the extents that were recorded when the upload was opened by this one, who did not begin it.
 
-There is no lock that several machines share. So a piece has a name of its own, and of a part it is remembered which
+There is no lock that several machines share. So each claim has a name of its own, and of a part it is remembered which
 bytes it had: one that a replaced connection stores again, late, is noticed by its ETag when the upload is completed,
-and the bytes are asked for again. Where claims on the same bytes compete, those do not count that an earlier opening
-has made and not recorded: what was recorded when the next one came is known.
+and the bytes are asked for again. See :mod:`.claims` for what counts where claims compete.
 """
 
 from __future__ import annotations
@@ -26,96 +25,40 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import threading
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
-from hashlib import md5
 from io import BufferedReader, RawIOBase
 from typing import BinaryIO, cast
-from urllib.parse import quote, unquote
 from weakref import WeakValueDictionary
 
-from .. import offload
-from ..errors import Damaged, IncomingError, Unavailable
+from ..errors import Damaged, IncomingError
 from ..extents import Extents
-from ..gates.first_look import LENGTH as FIRST_BYTES
 from ..relocate import RemoteFile
 from ..upload import State, Upload, is_ticket, shortened
-from ..wire.bulk import bulk_of
-from . import Data, Storage, SyncFailed, Writer
-from .bucket import NONCE, Address, Bucket, doubt
-from .gathering import Body, Gathered, Room, blocks_of, memory
+from ..wire.checksums import Hash
+from . import Storage, SyncFailed, Writer
+from .bucket import NONCE, Address, Bucket
+from .claims import Owner
+from .gathering import Room, memory
+from .multipart import Multipart
 from .objects import S3Object
 from .parts import Part, Plan
+from .passing import PassingDigest
 from .records import record_of, upload_of
+from .s3_writer import S3Writer
+from .sidecars import Sidecar, key_of
 
 log = logging.getLogger("incoming_wsgi")
 
 _REMEMBERED = 1000  # sidecars kept by a process
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    """How an upload is stored; never changed.
-
-    :ivar multipart: the id of the multipart upload; empty for a file without a byte.
-    :ivar nonce: what the complete object bears.
-    """
-
-    multipart: str
-    nonce: str
-    plan: Plan
-
-    def to_json(self, upload: Upload) -> bytes:
-        about = {
-            "version": 1,
-            "multipart": self.multipart,
-            "nonce": self.nonce,
-            "part_size": self.plan.part_size,
-            "length": self.plan.length,
-        }
-        return json.dumps({**about, "upload": record_of(upload)}).encode()
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Sidecar:
-        """:raises Damaged: it is none of ours."""
-        try:
-            about = json.loads(text)
-            return cls(about["multipart"], about["nonce"], Plan(about["part_size"], about["length"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise Damaged("What is stored about this upload can't be read.") from error
-
-
-@dataclass(frozen=True)
-class Claim:
-    """That bytes of a part are there: all of them, as S3 knows them by ``etag``, or the piece ``[start, end)``.
-
-    :ivar epoch: of the opening that they came by.
-    """
-
-    key: str
-    epoch: int
-    start: int
-    end: int
-    etag: str = ""
-
-    @classmethod
-    def of(cls, key: str, part: Part) -> Claim:
-        epoch, first, rest = key.rpartition("/")[2].split("-", 2)
-        if first == "whole":
-            return cls(key, int(epoch), part.start, part.end, unquote(rest))
-        return cls(key, int(epoch), int(first), min(part.end, int(rest.partition("-")[0])))
-
-    @property
-    def is_piece(self) -> bool:
-        return not self.etag
+_PATIENCE = 300.0  # seconds without a byte after which an upload is not hashed any more
 
 
 class S3Storage(Storage):
     """:param url: as :class:`~.bucket.Address` reads it. Nothing is opened before it is needed.
+    :param digest: whether the SHA-256 of uploads is computed, where it can be, while their bytes pass.
 
     :raises ValueError: the URL can't be understood.
     """
@@ -125,17 +68,20 @@ class S3Storage(Storage):
     is_durable = True
     kind = "s3"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, digest: bool = True) -> None:
         address = Address.of(url)
         self._bucket = Bucket(address)
         self._part_size = address.part_size
         self._sidecars: OrderedDict[str, Sidecar] = OrderedDict()
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
+        self._digest = digest
+        self._passing: dict[str, PassingDigest] = {}  # of uploads that have begun in this process
+        self._hashed: dict[str, tuple[int, Hash]] = {}  # of uploads that it has completed
 
     # -- arriving -------------------------------------------------------------------------------------------
 
     def create(self, upload: Upload) -> None:
-        key = _key("arriving", upload)
+        key = key_of("arriving", upload)
         try:
             self._bucket.head(key)
         except FileNotFoundError:
@@ -143,27 +89,41 @@ class S3Storage(Storage):
 
     def _create(self, upload: Upload, key: str) -> None:
         """Of several that do this at once, the first one wins: the others let go of what they have begun."""
-        target, nonce = _key("complete", upload), secrets.token_hex(8)
+        target, nonce = key_of("complete", upload), secrets.token_hex(8)
         plan = Plan.of(upload.length, self._part_size)
         multipart = "" if upload.length == 0 else self._bucket.begin(target, Metadata={NONCE: nonce})
         try:
-            self._bucket.put(key, Sidecar(multipart, nonce, plan).to_json(upload), only_new=True)
+            sidecar = Sidecar(multipart, nonce, plan, Owner.of(upload))
+            self._bucket.put(key, sidecar.to_json(upload), only_new=True)
         except FileExistsError:
             if multipart and self._sidecar(upload).multipart != multipart:
                 self._bucket.abort(target, multipart)
 
     def opened(self, upload: Upload) -> None:
-        if upload.epoch > 1:
-            key = f"{_key('claims', upload)}/opened/{upload.epoch:010d}-{secrets.token_hex(4)}"
+        owner = Owner.of(upload)
+        try:
+            opener = self._remembered(upload).opener
+        except (FileNotFoundError, Damaged):
+            return  # whoever wants to write hears of it
+        if owner != opener:
+            key = f"{key_of('claims', upload)}/opened/{owner}-{secrets.token_hex(4)}"
             self._bucket.put(key, upload.extents.to_json().encode())
 
     def open(self, upload: Upload) -> Writer:
-        is_known = _key("arriving", upload) in self._sidecars
+        is_known = key_of("arriving", upload) in self._sidecars
         parts = self._parts(upload, self._remembered(upload))
         if not is_known and upload.extents.ranges:
             parts.refuse_holes(upload.extents)
         room = self._rooms.get(upload.id) or self._rooms.setdefault(upload.id, Room(parts.plan))
-        return S3Writer(parts, room)
+        return S3Writer(parts, room, self._passing_of(upload))
+
+    def _passing_of(self, upload: Upload) -> PassingDigest | None:
+        """Of a part nobody wants to know one, and what has come to others can't be hashed any more."""
+        key = key_of("arriving", upload)
+        passing = self._passing.get(key)
+        if passing is None and self._digest and not upload.part_of and not upload.extents.ranges:
+            passing = self._passing[key] = PassingDigest()
+        return passing
 
     @contextmanager
     def keeping_whole(self, upload: Upload) -> Iterator[Callable[[bytes], None]]:
@@ -173,7 +133,7 @@ class S3Storage(Storage):
         yield lambda data: self._put_whole(upload, data)
 
     def _put_whole(self, upload: Upload, data: bytes) -> None:
-        key = _key("complete", upload)
+        key = key_of("complete", upload)
         try:
             self._bucket.put(key, data, only_new=True, Metadata={NONCE: secrets.token_hex(8)})
         except FileExistsError:
@@ -186,7 +146,7 @@ class S3Storage(Storage):
 
     def read(self, upload: Upload) -> BinaryIO:
         """Of an upload that is complete; S3 shows nothing of an unfinished one."""
-        return cast("BinaryIO", self._bucket.open(_key("complete", upload)))
+        return cast("BinaryIO", self._bucket.open(key_of("complete", upload)))
 
     def first_bytes(self, upload: Upload, size: int) -> bytes:
         with suppress(FileNotFoundError), self.read(upload) as file:
@@ -195,6 +155,12 @@ class S3Storage(Storage):
 
     def tidy(self) -> None:
         memory.tidy()
+        for key, passing in list(self._passing.items()):
+            if passing.is_idle(_PATIENCE):
+                self._passing.pop(key, None)
+
+    def hashed(self, upload: Upload) -> tuple[int, Hash]:
+        return self._hashed.pop(upload.id) if upload.id in self._hashed else super().hashed(upload)
 
     # -- complete -------------------------------------------------------------------------------------------
 
@@ -211,10 +177,10 @@ class S3Storage(Storage):
         sources = _Sources(self._bucket, parts)
         for piece in whole.plan.parts(upload.length or 0):
             if not claims[piece.number]:
-                whole.put_part(piece, sources.read(piece))
+                whole.put(piece, sources.read(piece))
 
     def complete(self, upload: Upload) -> str:
-        key = _key("complete", upload)
+        key = key_of("complete", upload)
         try:
             sidecar = self._sidecar(upload)
         except FileNotFoundError:
@@ -224,7 +190,7 @@ class S3Storage(Storage):
         return self._url(key)
 
     def _complete(self, upload: Upload, sidecar: Sidecar) -> None:
-        key = _key("complete", upload)
+        key = key_of("complete", upload)
         if upload.length is None:
             raise Damaged("The length of this upload is not known.")
         try:
@@ -238,23 +204,22 @@ class S3Storage(Storage):
 
     def _finish(self, upload: Upload, sidecar: Sidecar, length: int) -> None:
         """:raises FileNotFoundError: there is no multipart upload (any more)."""
-        key, parts = _key("complete", upload), self._parts(upload, sidecar)
+        key, parts = key_of("complete", upload), self._parts(upload, sidecar)
         claims = parts.claims()
         stored = self._bucket.parts(key, sidecar.multipart)  # after the claims, which are made after the parts
         parts.refuse_holes(Extents().add(0, length), claims)
         etags = {}
         for part in sidecar.plan.parts(length):
-            etags[part.number] = parts.settled(claims[part.number])
-            if not etags[part.number]:
-                etags[part.number] = parts.compose(part)
-            elif etags[part.number] != stored.get(part.number):
-                raise doubt()
+            etags[part.number] = parts.etag_of(part, claims[part.number], stored)
         self._bucket.finish(key, sidecar.multipart, etags)
+        passing = self._passing.pop(key_of("arriving", upload), None)
+        if passing is not None:
+            self._hashed[upload.id] = passing.of(etags, (number for number in etags if len(claims[number]) == 1))
 
     def _refuse_other_object(self, upload: Upload, nonce: str) -> None:
         """:raises Damaged: the complete object is not there, or not what it should be."""
         try:
-            about = self._bucket.head(_key("complete", upload))
+            about = self._bucket.head(key_of("complete", upload))
         except FileNotFoundError:
             raise Damaged("The stored bytes of this upload are gone.") from None
         size, known_by = int(about["ContentLength"]), about.get("Metadata", {}).get(NONCE, nonce)
@@ -262,7 +227,7 @@ class S3Storage(Storage):
             raise Damaged(f"Of {upload.length} bytes that had arrived, {size} are stored.")
 
     def locate(self, upload: Upload) -> str | None:
-        key = _key("complete", upload)
+        key = key_of("complete", upload)
         try:
             self._bucket.head(key)
         except FileNotFoundError:
@@ -270,7 +235,7 @@ class S3Storage(Storage):
         return self._url(key)
 
     def remote(self, upload: Upload) -> RemoteFile:
-        return S3Object(self._bucket, _key("complete", upload))
+        return S3Object(self._bucket, key_of("complete", upload))
 
     def _url(self, key: str) -> str:
         return f"s3://{self._bucket.name}/{self._bucket.full(key)}"
@@ -278,7 +243,7 @@ class S3Storage(Storage):
     # -- end ------------------------------------------------------------------------------------------------
 
     def remove(self, upload: Upload) -> None:
-        self._bucket.delete([_record_key(upload.id), _key("complete", upload)])
+        self._bucket.delete([_record_key(upload.id), key_of("complete", upload)])
         self._clear(upload)
 
     def clear(self, upload: Upload) -> None:
@@ -287,8 +252,10 @@ class S3Storage(Storage):
 
     def _clear(self, upload: Upload) -> None:
         """Whatever there is besides the complete object; the sidecar last, so that who dies in between is noticed."""
-        self._sidecars.pop(_key("arriving", upload), None)
-        self._bucket.abort_all(_key("complete", upload))
+        self._sidecars.pop(key_of("arriving", upload), None)
+        self._passing.pop(key_of("arriving", upload), None)
+        self._hashed.pop(upload.id, None)
+        self._bucket.abort_all(key_of("complete", upload))
         for folder in ("claims", "arriving"):
             self._bucket.delete(stored.key for stored in self._bucket.list(f"{folder}/{upload.id}"))
 
@@ -314,7 +281,7 @@ class S3Storage(Storage):
 
     def release(self, upload: Upload) -> None:
         with suppress(FileNotFoundError):
-            self._bucket.head(_key("arriving", upload))
+            self._bucket.head(key_of("arriving", upload))
             self._clear(upload)  # who has completed it has not, or died before that
         self._bucket.delete([_record_key(upload.id)])
 
@@ -345,7 +312,7 @@ class S3Storage(Storage):
         except ValueError:
             raise Damaged("its record is malformed") from None
         try:
-            size = int(self._bucket.head(_key("complete", upload))["ContentLength"])
+            size = int(self._bucket.head(key_of("complete", upload))["ContentLength"])
         except FileNotFoundError:
             return upload if upload.state is State.JOINING else self._arriving(upload_id, upload)
         if size != upload.length:
@@ -359,7 +326,7 @@ class S3Storage(Storage):
         sidecar = Sidecar.from_json(text)
         upload = record or upload_of(upload_id, json.loads(text).get("upload"))
         with suppress(FileNotFoundError):
-            about = self._bucket.head(_key("complete", upload))
+            about = self._bucket.head(key_of("complete", upload))
             if about.get("Metadata", {}).get(NONCE) == sidecar.nonce:
                 return _whole(upload.but(length=int(about["ContentLength"])))
         return self._parts(upload, sidecar).found(upload)
@@ -367,11 +334,11 @@ class S3Storage(Storage):
     # -- what is there --------------------------------------------------------------------------------------
 
     def _sidecar(self, upload: Upload) -> Sidecar:
-        return Sidecar.from_json(self._bucket.get(_key("arriving", upload)))
+        return Sidecar.from_json(self._bucket.get(key_of("arriving", upload)))
 
     def _remembered(self, upload: Upload) -> Sidecar:
         """Sidecars never change: one that was read may be used until the upload ends."""
-        key = _key("arriving", upload)
+        key = key_of("arriving", upload)
         sidecar = self._sidecars.get(key)
         if sidecar is None:
             sidecar = self._sidecars[key] = self._sidecar(upload)
@@ -379,196 +346,8 @@ class S3Storage(Storage):
                 self._sidecars.popitem(last=False)
         return sidecar
 
-    def _parts(self, upload: Upload, sidecar: Sidecar) -> _Parts:
-        return _Parts(self._bucket, upload, sidecar)
-
-
-class _Parts:
-    """The parts of one upload, as they are stored.
-
-    :param upload: with the epoch that bytes are stored under.
-    """
-
-    def __init__(self, bucket: Bucket, upload: Upload, sidecar: Sidecar) -> None:
-        self.plan = sidecar.plan
-        self._bucket = bucket
-        self._sidecar = sidecar
-        self._epoch = upload.epoch
-        self._length = upload.length
-        self._target = f"complete/{upload.id}"
-        self._folder = f"{_key('claims', upload)}/"
-
-    # -- storing --------------------------------------------------------------------------------------------
-
-    def put(self, part: Part, start: int, data: Body) -> str:
-        """Store bytes of a part, so that another machine could go on with them; the key of the claim."""
-        if len(data) == len(part):
-            return self._whole(part, self.put_part(part, data))
-        name = f"{self._epoch:010d}-{start:020d}-{start + len(data):020d}-{secrets.token_hex(4)}"
-        key = f"{self._folder}{part.number:05d}/{name}"
-        self._bucket.put(key, data)
-        return key
-
-    def drop(self, claims: Iterable[str]) -> None:
-        self._bucket.delete(claims)
-
-    def _whole(self, part: Part, etag: str) -> str:
-        return f"{self._folder}{part.number:05d}/{self._epoch:010d}-whole-{quote(etag, safe='')}"
-
-    def put_part(self, part: Part, data: Body) -> str:
-        """Store a whole part; its ETag."""
-        try:
-            etag = self._bucket.put_part(self._target, self._sidecar.multipart, part.number, data)
-        except NotImplementedError:  # some servers take no part twice; the same bytes are as good
-            etag = self._bucket.parts(self._target, self._sidecar.multipart).get(part.number, "")
-            if etag != _md5(data):
-                raise Unavailable("The server's storage can't take these bytes again.", retry_after=5) from None
-        self._bucket.put(self._whole(part, etag), b"" if part.start else _beginning(data))
-        return etag
-
-    def compose(self, part: Part) -> str:
-        """Make a part of its pieces, which then go; its ETag. Where that has been done already, nothing else happens.
-
-        :raises SyncFailed: nobody knows which bytes count.
-        """
-        while True:
-            claims = self._claims_of(part)
-            with suppress(_PieceGone):  # somebody else was faster; now the part is there as a whole
-                etag = self.settled(claims) or self.put_part(part, self._composed(part, claims))
-                self._bucket.delete(claim.key for claim in claims if claim.is_piece)
-                return etag
-
-    def _composed(self, part: Part, claims: list[Claim]) -> bytearray:
-        if any(not claim.is_piece for claim in claims):
-            claims = self._counting(claims)
-        data = self._put_together(part, claims) or self._put_together(part, self._counting(claims))
-        if data is None:
-            raise doubt()
-        return data
-
-    def _put_together(self, part: Part, claims: Iterable[Claim]) -> bytearray | None:
-        """The bytes of a part from its pieces; ``None`` where they do not agree.
-
-        :raises Damaged: they leave a hole.
-        """
-        data, covered = bytearray(len(part)), Extents()
-        for claim in sorted((claim for claim in claims if claim.is_piece), key=lambda claim: claim.start):
-            piece = self._piece(claim)
-            for gap, stop in covered.missing(claim.start, claim.end):
-                data[gap - part.start : stop - part.start] = piece[gap - claim.start : stop - claim.start]
-            if data[claim.start - part.start : claim.end - part.start] != piece:
-                return None
-            covered = covered.add(claim.start, claim.end)
-        if not covered.contains(part.start, part.end):
-            raise Damaged("Some bytes of this file that had arrived are not stored.")
-        return data
-
-    def first_bytes(self, size: int) -> bytes:
-        """Of the first part, which may be there as a whole or in pieces.
-
-        :raises FileNotFoundError, Damaged: less is there.
-        :raises SyncFailed: nobody knows which bytes count.
-        """
-        first = self._part(1)
-        head = replace(first, end=min(first.end, size))
-        while True:
-            claims = self._claims_of(first)
-            with suppress(_PieceGone):  # a moment later the part is there as a whole
-                etag = self.settled(claims)
-                if etag:
-                    return self._bucket.get(next(claim.key for claim in claims if claim.etag == etag))[:size]
-                beginnings = [
-                    replace(claim, end=min(claim.end, head.end)) for claim in claims if claim.start < head.end
-                ]
-                return bytes(self._composed(head, beginnings))
-
-    def _piece(self, claim: Claim) -> bytes:
-        try:
-            return self._bucket.get(claim.key)[: claim.end - claim.start]
-        except FileNotFoundError:
-            raise _PieceGone from None
-
-    # -- what is there --------------------------------------------------------------------------------------
-
-    def found(self, upload: Upload) -> Upload:
-        """The upload with the extents that are stored beyond doubt."""
-        openings = self._openings()
-        claims = self.claims()
-        epochs = [claim.epoch for found in claims.values() for claim in found]
-        stored = self._bucket.parts(self._target, self._sidecar.multipart) if self._sidecar.multipart else {}
-        extents = Extents()
-        for number, all_claims in claims.items():
-            counting = self._counting(all_claims, openings)
-            etags = {claim.etag for claim in counting if not claim.is_piece}
-            is_sure = not etags or etags == {stored.get(number)}
-            for claim in counting if is_sure else ():
-                extents = extents.add(claim.start, max(claim.start, claim.end))
-        epoch = max([upload.epoch, 1, *epochs, *openings])
-        return upload.but(epoch=epoch, extents=extents, synced=extents)
-
-    def claims(self) -> defaultdict[int, list[Claim]]:
-        """By the numbers of the parts."""
-        found: defaultdict[int, list[Claim]] = defaultdict(list)
-        parts: dict[int, Part] = {}
-        for stored in self._bucket.list(self._folder):
-            number = stored.key.removeprefix(self._folder).partition("/")[0]
-            if number.isdecimal():
-                part = parts.get(int(number)) or parts.setdefault(int(number), self._part(int(number)))
-                found[int(number)].append(Claim.of(stored.key, part))
-        return found
-
-    def _claims_of(self, part: Part) -> list[Claim]:
-        return [Claim.of(stored.key, part) for stored in self._bucket.list(f"{self._folder}{part.number:05d}/")]
-
-    def _part(self, number: int) -> Part:
-        part = self.plan.numbered(number)
-        return part if self._length is None else replace(part, end=max(part.start, min(part.end, self._length)))
-
-    def settled(self, claims: list[Claim]) -> str:
-        """The ETag of a part that is there as a whole; else empty.
-
-        :raises SyncFailed: nobody knows which bytes count.
-        """
-        if len(claims) > 1 and any(not claim.is_piece for claim in claims):
-            claims = self._counting(claims)
-        etags = {claim.etag for claim in claims if not claim.is_piece}
-        if len(etags) > 1:
-            raise doubt()
-        return etags.pop() if etags else ""
-
-    def _openings(self) -> dict[int, Extents]:
-        """What was recorded at each, by its epoch."""
-        openings: dict[int, Extents] = {}
-        for stored in self._bucket.list(f"{self._folder}opened/"):
-            epoch = int(stored.key.rpartition("/")[2].partition("-")[0])
-            openings[epoch] = Extents.from_json(self._bucket.get(stored.key).decode())
-        return openings
-
-    def _counting(self, claims: Iterable[Claim], openings: Mapping[int, Extents] | None = None) -> list[Claim]:
-        """Without those that were not recorded when the upload was opened again."""
-        if openings is None:
-            openings = self._openings()
-
-        def counts(claim: Claim) -> bool:
-            later = [epoch for epoch in openings if epoch > claim.epoch]
-            return not later or openings[min(later)].contains(claim.start, claim.end)
-
-        return [claim for claim in claims if counts(claim)]
-
-    def refuse_holes(self, extents: Extents, claims: Mapping[int, list[Claim]] | None = None) -> None:
-        """:raises Damaged: less is stored."""
-        stored = Extents()
-        for found in (self.claims() if claims is None else claims).values():
-            for claim in found:
-                stored = stored.add(claim.start, max(claim.start, claim.end))
-        missing = extents.minus(stored)
-        if missing.ranges:
-            there = extents.received - missing.received
-            raise Damaged(f"Of {extents.received} bytes that had arrived, {there} are stored.")
-
-
-class _PieceGone(Exception):
-    """A piece that had been there a moment before."""
+    def _parts(self, upload: Upload, sidecar: Sidecar) -> Multipart:
+        return Multipart(self._bucket, upload, sidecar)
 
 
 class _Sources:
@@ -580,7 +359,7 @@ class _Sources:
         end = 0
         for upload in uploads:
             start, end = end, end + (upload.length or 0)
-            self._spans.append((start, end, _key("complete", upload)))
+            self._spans.append((start, end, key_of("complete", upload)))
 
     def read(self, part: Part) -> bytearray:
         data = bytearray()
@@ -595,165 +374,6 @@ class _Sources:
         if len(data) != len(part):
             raise Damaged("The parts of this upload are shorter than they were.")
         return data
-
-
-# -- writing ----------------------------------------------------------------------------------------------------
-
-
-class S3Writer(Writer):
-    """Gathers bytes that follow one another, and stores them in the background when a part is full."""
-
-    is_durable = True
-    keeps_others_out = False
-
-    def __init__(self, parts: _Parts, room: Room) -> None:
-        self._parts = parts
-        self._room = room
-        self._run: Gathered | None = None
-        self._change = threading.Condition()
-        self._flying = 0
-        self._kept = Extents()
-        self._broken: set[Part] = set()  # parts of which we have stored pieces
-        self._claims: list[str] = []  # that nobody has recorded yet
-        self._trouble: IncomingError | None = None
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Nobody is kept out: see the top of this file."""
-        return nullcontext()
-
-    def write(self, position: int, data: Data) -> None:
-        """May wait until there is room in memory."""
-        self._refuse_if_in_trouble()
-        longest = self._parts.plan.length
-        for block in bulk_of(data).blocks():
-            rest = memoryview(block)
-            if longest is not None:
-                rest = rest[: max(0, longest - position)]
-            while len(rest):
-                taken = self._gather(position, rest)
-                position, rest = position + taken, rest[taken:]
-
-    def _gather(self, position: int, block: memoryview) -> int:
-        if self._run is None or self._run.end != position:
-            self._send()
-            self._run = Gathered(self._parts.plan.at(position), position)
-        fitting = self._run.fitting(block)
-        self._room.take(self._run, len(fitting))
-        self._run.add(fitting)
-        if self._run.end == self._run.part.end:
-            self._send()
-        return len(fitting)
-
-    def _send(self) -> None:
-        run, self._run = self._run, None
-        if run is None or not len(run):
-            return
-        self._room.send(run, len(run))
-        with self._change:
-            self._flying += 1
-        offload.background(self._store, run, name="part")
-
-    def _store(self, run: Gathered) -> None:
-        trouble: IncomingError | None = None
-        claim = ""
-        try:
-            claim = self._parts.put(run.part, run.start, run)
-        except FileNotFoundError:
-            trouble = Unavailable("The place for these bytes is gone.", retry_after=1)
-        except IncomingError as error:
-            trouble = error
-        except Exception:
-            trouble = Unavailable("The server's storage has trouble; what has arrived is kept.", retry_after=5)
-            raise
-        finally:
-            self._room.give_back(run, len(run), has_flown=True)
-            with self._change:
-                self._flying -= 1
-                self._trouble = self._trouble or trouble
-                if claim:
-                    self._claims.append(claim)
-                    self._kept = self._kept.add(run.start, run.end)
-                    if len(run) < len(run.part):
-                        self._broken.add(run.part)
-                self._change.notify_all()
-            run.release()
-
-    def kept(self, written: Extents) -> Extents:
-        with self._change:
-            return written.minus(written.minus(self._kept))
-
-    def flush(self) -> None:
-        self._send()
-        with self._change:
-            self._change.wait_for(lambda: not self._flying)
-        self._refuse_if_in_trouble()
-
-    def sync(self) -> None:
-        self.flush()
-
-    def discard(self) -> None:
-        self._let_go()
-        with self._change:
-            self._change.wait_for(lambda: not self._flying)
-            claims, self._claims = self._claims, []
-            self._kept, self._broken = Extents(), set()
-        self._parts.drop(claims)
-
-    def recorded(self, upload: Upload) -> None:
-        """Whoever brought the last bytes of a part that came in pieces has it composed."""
-        with self._change:
-            self._claims = []
-            full = [part for part in self._broken if upload.extents.contains(part.start, part.end)]
-            self._broken.difference_update(full)
-        for part in full:
-            offload.background(self._compose, part, name="composition")
-
-    def _compose(self, part: Part) -> None:
-        with suppress(IncomingError, FileNotFoundError):  # else whoever completes the upload does it, or meets it
-            self._room.take(part, len(part))
-            self._room.send(part, len(part))
-            try:
-                self._parts.compose(part)
-            finally:
-                self._room.give_back(part, len(part), has_flown=True)
-
-    def _refuse_if_in_trouble(self) -> None:
-        if self._trouble is not None:
-            raise self._trouble
-
-    def close(self) -> None:
-        """What was not flushed is dropped; what is on its way goes there, and does not count."""
-        self._let_go()
-
-    def _let_go(self) -> None:
-        run, self._run = self._run, None
-        if run is not None:
-            self._room.give_back(run, len(run))
-            run.release()
-
-
-def _md5(data: Body) -> str:
-    """In hexadecimal."""
-    digest = md5(usedforsecurity=False)
-    for block in blocks_of(data):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _beginning(data: Body) -> bytes:
-    """What is shown of the first part: it lies in one block."""
-    return bytes(next(blocks_of(data))[:FIRST_BYTES])
-
-
-def _key(folder: str, upload: Upload) -> str:
-    """What came before all bytes were taken back lies elsewhere, so that it can't get among those that come now.
-
-    :raises ValueError: the upload's id is no ticket.
-    """
-    if not is_ticket(upload.id):
-        raise ValueError("not the id of an upload")
-    is_anew = upload.taken_back and folder != "complete"
-    return f"{folder}/{upload.id}.{upload.taken_back}" if is_anew else f"{folder}/{upload.id}"
 
 
 def _record_key(upload_id: str) -> str:

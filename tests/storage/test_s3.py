@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from incoming_wsgi.errors import Damaged, TooLarge, Unavailable
 from incoming_wsgi.extents import Extents
-from incoming_wsgi.storage import SyncFailed, gathering
+from incoming_wsgi.storage import SyncFailed, claims, gathering, s3_writer
 from incoming_wsgi.storage.bucket import Bucket
+from incoming_wsgi.storage.claims import Owner
 from incoming_wsgi.storage.gathering import Room
 from incoming_wsgi.storage.parts import MIB, Plan
 from incoming_wsgi.storage.s3 import S3Storage
@@ -109,9 +111,9 @@ def test_parts_go_as_they_are(place: Place) -> None:
     upload = upload_of()
     place.storage.create(upload)
     write(place.storage, upload, [(0, LENGTH)])
-    assert [claim.split("-")[:2] for claim in place.claims(upload)] == [
-        [f"{number:05d}/{1:010d}", "whole"] for number in (1, 2, 3, 4)
-    ]
+    (claim,) = place.claims(upload)
+    assert claim.startswith(f"0000/{Owner.of(upload)}-whole-1.")
+    assert [part.partition(".")[0] for part in claim.split("-")[2].split("!")] == ["1", "2", "3", "4"]
     assert place.storage.complete(upload) == f"s3://{place.bucket}/up/loads/complete/{upload.id}"
     assert place.whole(upload) == DATA
     place.storage.clear(upload)
@@ -129,7 +131,9 @@ def test_who_has_completed_it_died_before_it_cleared_up(place: Place, end: str) 
     assert place.keys() == ([f"complete/{upload.id}"] if end == "release" else [])
 
 
-def test_parts_are_kept_while_more_comes(place: Place) -> None:
+def test_parts_are_kept_while_more_comes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When their claim is due."""
+    monkeypatch.setattr(s3_writer, "_UNCLAIMED", 0)
     upload = upload_of()
     place.storage.create(upload)
     writer = place.storage.open(upload)
@@ -228,6 +232,83 @@ def test_what_was_not_recorded_does_not_count(strict: Place) -> None:
     newer = write(strict.another(), newer, spans)
     strict.another().complete(newer)
     assert strict.whole(newer) == DATA
+
+
+def test_a_number_that_was_given_twice(strict: Place) -> None:
+    """A registry had lost an opening: the next one got its number. What the lost one stored does not count."""
+    upload = upload_of(session="before")
+    strict.storage.create(upload)
+    strict.storage.opened(upload)
+    write(strict.storage, upload, [(0, PART)], OTHER)
+    again = replace(upload, session="again")
+    strict.another().create(again)
+    strict.another().opened(again)
+    spans = [(0, 1000), (1000, PART), (PART, LENGTH)]
+    again = write(strict.another(), again, spans)
+    strict.another().complete(again)
+    assert strict.whole(again) == DATA
+
+
+def test_openings_that_were_lost(strict: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what they had recorded; those that came in their place count, under the same numbers."""
+    monkeypatch.setattr(claims, "_AT_ONCE", timedelta(0))
+    upload = upload_of(session="one")
+    strict.storage.create(upload)
+    upload = write(strict.storage, upload, [(0, 1000)])
+    for number in (2, 3):
+        lost = replace(upload, epoch=number, session=f"lost {number}")
+        strict.storage.opened(lost)
+        write(strict.storage, lost, [(1000, PART - 1)], OTHER)
+    for number in (2, 3):
+        upload = replace(upload, epoch=number, session=f"again {number}")
+        strict.another().opened(upload)
+        end = (number - 1) * PART
+        upload = write(strict.another(), upload, [(upload.extents.end, end - 500), (end - 500, end)])
+    upload = write(strict.another(), upload, [(2 * PART, LENGTH)])
+    strict.another().complete(upload)
+    assert strict.whole(upload) == DATA
+
+
+def test_a_lost_opening_that_had_composed_a_part(strict: Place) -> None:
+    """Bytes of an earlier one are in there, and nowhere else."""
+    upload = upload_of(session="one")
+    strict.storage.create(upload)
+    upload = write(strict.storage, upload, [(0, 1000)])
+    lost = replace(upload, epoch=2, session="lost")
+    strict.storage.opened(lost)
+    write(strict.storage, lost, [(1000, PART)])
+    eventually(lambda: len([key for key in strict.claims(upload) if key.startswith("0000/")]) == 1)
+    upload = replace(upload, epoch=2, session="again")
+    strict.another().opened(upload)
+    upload = write(strict.another(), upload, [(1000, LENGTH)])
+    with pytest.raises(SyncFailed) as caught:
+        strict.another().complete(upload)
+    assert caught.value.facts["start_anew"]
+
+
+def test_a_part_that_was_not_recorded_before_its_pieces_came(place: Place) -> None:
+    """From the same connection: nobody knows which were acknowledged."""
+    upload = upload_of()
+    place.storage.create(upload)
+    write(place.storage, upload, [(0, PART)], OTHER)
+    upload = write(place.storage, upload, [(0, 1000), (1000, PART - 1)])
+    upload = write(place.storage, upload, [(PART - 1, LENGTH)])
+    with pytest.raises(SyncFailed) as caught:
+        place.another().complete(upload)
+    assert caught.value.facts["start_anew"]
+
+
+def test_who_discards_leaves_what_others_have_claimed(place: Place) -> None:
+    """Two lanes of one client have brought the same bytes; one of them did not get to the end of its chunk."""
+    upload = upload_of()
+    place.storage.create(upload)
+    cut = place.another().open(upload)
+    cut.write(0, DATA[:PART])
+    cut.flush()
+    upload = write(place.storage, upload, [(0, LENGTH)])
+    cut.discard()
+    place.another().complete(upload)
+    assert place.whole(upload) == DATA
 
 
 def test_two_lanes_that_differ(place: Place) -> None:

@@ -52,6 +52,7 @@ def sent(engine: Engine, ticket: str) -> None:
             upload = engine.receiver.status(ticket)
             if upload.state is State.FINISHED:
                 return
+            assert upload.phase != "failed", upload.reason
             if upload.phase == "uploading" and not upload.is_complete:
                 assert not acknowledged.minus(upload.extents).ranges
                 with engine.open(ticket, LENGTH) as session:
@@ -119,7 +120,7 @@ def test_nothing_but_our_errors(faulty: Faulty, s3_server: S3Server) -> None:
     writer = storage.open(upload)
     calls: list[Callable[[], object]] = [
         lambda: storage.create(upload),
-        lambda: storage.opened(upload),
+        lambda: storage.opened(replace(upload, epoch=3)),
         lambda: S3Storage(url).open(upload),
         lambda: storage.complete(upload),
         lambda: storage.locate(upload),
