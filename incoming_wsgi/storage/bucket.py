@@ -357,7 +357,7 @@ def _client(process: int, endpoint: str, region: str, timeout: float) -> Any:  #
     import boto3
     from botocore.config import Config
 
-    from .signing import sign_beside_the_loop
+    from .signing import sign_bodies_as_needed
 
     config = Config(
         connect_timeout=min(_CONNECT, timeout),
@@ -366,7 +366,7 @@ def _client(process: int, endpoint: str, region: str, timeout: float) -> Any:  #
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         s3={"addressing_style": "path" if endpoint else "auto"},
         # Ceph answers 411 to the checksums that boto3 would send in a trailer. The signature covers the bytes, or TLS
-        # does.
+        # does (signing.py).
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -374,7 +374,7 @@ def _client(process: int, endpoint: str, region: str, timeout: float) -> Any:  #
     client = boto3.session.Session().client(
         "s3", endpoint_url=endpoint or None, region_name=region or None, config=config
     )
-    sign_beside_the_loop(client)
+    sign_bodies_as_needed(client)
     return client
 
 

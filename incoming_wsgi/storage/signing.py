@@ -1,4 +1,8 @@
-"""The signatures of boto3's requests, made beside the event loop: the SHA-256 of a part takes as long as sending it."""
+"""The signatures of boto3's requests, where they need the SHA-256 of a body, which takes as long as sending it.
+
+Over TLS they don't: it keeps bytes from being changed on their way, and S3 takes a signature that leaves them out.
+Where bytes travel openly their digest is signed, and computed beside the event loop.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,18 @@ _USUAL = ("v4", "s3v4")
 _OPERATIONS = ("UploadPart", "PutObject")
 
 
-def sign_beside_the_loop(client: Any) -> None:
+def sign_bodies_as_needed(client: Any) -> None:
     """Of a client for S3, whose other ways to sign stay as they are."""
-    from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
+    from botocore.auth import AUTH_TYPE_MAPS, UNSIGNED_PAYLOAD, S3SigV4Auth
 
-    class SigningBesideTheLoop(S3SigV4Auth):  # type: ignore[misc, unused-ignore]  # (botocore has no types of its own)
+    class SigningAsNeeded(S3SigV4Auth):  # type: ignore[misc, unused-ignore]  # (botocore has no types of its own)
         def payload(self, request: Any) -> str:
+            if request.url.startswith("https://"):
+                return str(UNSIGNED_PAYLOAD)
             digest: str = offload.run(super().payload, request)
             return digest
 
-    AUTH_TYPE_MAPS[_NAME] = SigningBesideTheLoop
+    AUTH_TYPE_MAPS[_NAME] = SigningAsNeeded
     for operation in _OPERATIONS:
         client.meta.events.register(f"choose-signer.s3.{operation}", _chosen)
 

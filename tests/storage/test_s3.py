@@ -23,7 +23,7 @@ from incoming_wsgi.storage.gathering import Room
 from incoming_wsgi.storage.parts import MIB, Plan
 from incoming_wsgi.storage.s3 import S3Storage
 from incoming_wsgi.upload import Upload
-from tests.support.s3_server import CREDENTIALS, S3Server
+from tests.support.s3_server import CREDENTIALS, Ceph, S3Server
 from tests.support.waiting import eventually
 
 PART = 5 * MIB
@@ -372,6 +372,17 @@ def test_a_multipart_upload_that_somebody_aborted(place: Place) -> None:
     writer.close()
     with pytest.raises(Damaged):
         place.another().complete(replace(upload, extents=Extents().add(0, LENGTH)))
+
+
+def test_over_tls(ceph: Ceph, strict: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bytes are not part of the signature."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(ceph.certificate))
+    storage, upload = S3Storage(ceph.url(strict.bucket, ceph.tls_endpoint, part_size=PART)), upload_of()
+    storage.create(upload)
+    storage.complete(write(storage, upload, [(0, PART + 10), (PART + 10, LENGTH)]))
+    storage.clear(upload)
+    assert strict.whole(upload) == DATA
+    assert strict.keys() == [f"complete/{upload.id}"]
 
 
 def test_reading_from_anywhere(place: Place) -> None:

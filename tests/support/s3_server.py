@@ -101,7 +101,17 @@ class Rclone(S3Server):
 
 
 class Ceph(S3Server):
-    """All of it in a folder and on 127.0.0.1; what is stored is kept in memory."""
+    """All of it in a folder and on 127.0.0.1; what is stored is kept in memory.
+
+    :ivar tls_endpoint: the same over TLS.
+    :ivar certificate: of that: the path of a file, which says that it can be trusted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._tls_port = free_port()
+        self.tls_endpoint = f"https://127.0.0.1:{self._tls_port}"
+        self.certificate = folder / "tls.pem"
 
     @staticmethod
     def missing() -> str:
@@ -120,6 +130,11 @@ class Ceph(S3Server):
             (self.folder / name).mkdir()
         (self.folder / "ceph.conf").write_text(self._configuration(cluster, monitor))
         monmap = str(self.folder / "monmap")
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=rgw")
+        files = ("-keyout", str(self.certificate), "-out", str(self.folder / "tls.crt"))
+        self._run(need("openssl"), "req", "-x509", *key, "-addext", "subjectAltName=IP:127.0.0.1", *files)
+        with self.certificate.open("a") as file:
+            file.write((self.folder / "tls.crt").read_text())
         try:
             self._run(programs["monmaptool"], "--create", "--fsid", cluster, "--addv", "a", monitor, monmap)
             self._run(programs["ceph-mon"], "-i", "a", "--mkfs", "--monmap", monmap, "--keyring", os.devnull)
@@ -198,7 +213,8 @@ osd class load list = *
 osd class default list = *
 [client]
 ms mon client mode = crc
-rgw frontends = beast endpoint=127.0.0.1:{self.port} tcp_nodelay=1
+rgw frontends = beast endpoint=127.0.0.1:{self.port} tcp_nodelay=1 ssl_endpoint=127.0.0.1:{self._tls_port} \
+ssl_certificate={self.certificate}
 rgw data = {folder}/rgw
 rgw enable usage log = false
 rgw enable ops log = false
