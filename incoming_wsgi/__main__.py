@@ -16,6 +16,7 @@ from . import __version__, events, metrics, operate
 from .central import Central, is_loopback, receiver_of, tenants_of
 from .draining import Mark
 from .errors import IncomingError
+from .middleware import refuse_forgetful
 from .receiver import Receiver
 from .settings import Settings, gather
 from .storage.bucket import is_bucket
@@ -72,6 +73,7 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings_of(options, allow_origins=options.allow_origin, finish_hosts=options.finish_host)
         tenants = tenants_of(settings, options.config)
+        refuse_forgetful(settings, (place for tenant in tenants for place in tenant.places))
     except (TypeError, ValueError, OSError, IncomingError) as error:
         parser.error(str(error.__cause__ or error))
     if not is_loopback(options.backend_bind) and not all(tenant.key for tenant in tenants):

@@ -55,6 +55,7 @@ class Tenant:
 
     :ivar key: what its back end shows; empty where the internal listener is protection enough.
     :ivar finish_hosts: hosts that may be called for it, besides this machine and the back end's own address.
+    :ivar places: what the storages were made of: folders, and URLs of buckets.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Tenant:
     signing_keys: tuple[bytes, ...] = ()
     allowance: Allowance = field(default_factory=Allowance)
     storages: Mapping[str, Storage] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
 
 
 def tenants_of(settings: Settings, config: str) -> list[Tenant]:
@@ -82,6 +84,7 @@ def tenants_of(settings: Settings, config: str) -> list[Tenant]:
             tuple(map(key_of, settings.signing_keys)),
             allowance_of(settings),
             storages_of(settings, settings.storages),
+            (settings.storage, *settings.storages.values()),
         )
         return [only]
     parser = configparser.ConfigParser(interpolation=None)
@@ -115,6 +118,7 @@ def _tenant(section: configparser.SectionProxy, settings: Settings) -> Tenant:
         signing_keys=tuple(map(key_of, _words(section, "signing_keys"))),
         allowance=replace(allowance_of(settings), **_allowances(section)),
         storages=storages_of(settings, places),
+        places=(place, *places.values()),
     )
 
 

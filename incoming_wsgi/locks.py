@@ -1,6 +1,7 @@
 """Advisory locks on files: between the processes of one machine by the kernel, inside a process by a plain lock.
 
-The kernel gives a lock back when its holder dies, however it dies. Waiting never blocks the event loop.
+The kernel gives a lock back when its holder dies, however it dies. Waiting never blocks the event loop. In a folder
+that machines share it is the server of the files that keeps them apart; for a machine that has died it waits a while.
 """
 
 from __future__ import annotations
@@ -11,9 +12,14 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from types import TracebackType
+from typing import ParamSpec, TypeVar
 
 from . import offload
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Seconds for which a lock is mostly held, and seconds of rest between two looks whether it is free when it is not.
 #: Shorter than a millisecond nobody rests under gevent: until then who waits only lets the others go first.
@@ -39,10 +45,13 @@ class FileLock:
     """An exclusive lock on an open file; a context manager.
 
     :param descriptor: an open file; the caller keeps it open while the lock is in use.
+    :param is_remote: whether a server keeps it: then it is waited for to take the lock, and to give it back, which is
+        also when the server gets what was written meanwhile.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, is_remote: bool = False) -> None:
         self._descriptor = descriptor
+        self._call = offload.run if is_remote else _call
         self._thread_lock = _lock_of_file(descriptor)
 
     @classmethod
@@ -60,7 +69,7 @@ class FileLock:
         try:
             if self._descriptor < 0:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            _wait_for_flock(self._descriptor)
+            self._wait_for_flock(self._descriptor)
         except BaseException:
             self._thread_lock.release()
             raise
@@ -80,9 +89,27 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._call(fcntl.flock, self._descriptor, fcntl.LOCK_UN)
         finally:
             self._thread_lock.release()
+
+    def _wait_for_flock(self, descriptor: int) -> None:
+        if self._call(try_flock, descriptor):
+            return
+        if not offload.under_gevent():
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return
+        pause = 0.0
+        deadline = time.monotonic() + _SHORT
+        while not self._call(try_flock, descriptor):
+            time.sleep(pause)
+            if time.monotonic() > deadline:
+                pause = min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)
+
+
+def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Here and now; as :func:`~incoming_wsgi.offload.run` elsewhere."""
+    return function(*args, **kwargs)
 
 
 def try_flock(descriptor: int) -> bool:
@@ -102,17 +129,3 @@ def _lock_of_file(descriptor: int) -> threading.Lock:
         if lock is None:
             lock = _inside[key] = threading.Lock()
         return lock
-
-
-def _wait_for_flock(descriptor: int) -> None:
-    if try_flock(descriptor):
-        return
-    if not offload.under_gevent():
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return
-    pause = 0.0
-    deadline = time.monotonic() + _SHORT
-    while not try_flock(descriptor):
-        time.sleep(pause)
-        if time.monotonic() > deadline:
-            pause = min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)

@@ -33,7 +33,7 @@ from .receiver import App, OnFirstBytes, Patience, Receiver
 from .registry import from_url
 from .settings import Settings, gather
 from .signatures import key_of
-from .storage import Storage
+from .storage import Storage, mounts
 from .storage.bucket import is_bucket
 from .storage.files import FileStorage
 from .storage.s3 import S3Storage
@@ -134,6 +134,7 @@ class Incoming:
         self._authorize = authorize
         self._authorize_opening = authorize_opening
         self.settings = gather(options)
+        refuse_forgetful(self.settings, (self.settings.storage, *self.settings.storages.values()))
         self._finish_hosts = FinishHosts(allowed=self.settings.finish_hosts, path=True, prefix=self.settings.prefix)
         self._proxies = Proxies(self.settings.trusted_proxies)
         self._engine = PerProcess(self._make_receiver)
@@ -515,6 +516,20 @@ def make_receiver(settings: Settings, apps: Iterable[App]) -> Receiver:
         digest=settings.digest,
         connections=settings.upload_connections,
     )
+
+
+def refuse_forgetful(settings: Settings, places: Iterable[str]) -> None:
+    """Whether a server may keep files there; where they are only looked at, it does not matter.
+
+    :param places: folders, and URLs of buckets.
+    :raises ValueError: a folder that machines share is used as if it were this one's own.
+    """
+    for place in places:
+        if not is_bucket(place):
+            mounts.refuse_forgetful(place, fsync=settings.durability == "fsync")
+    registry = urlsplit(registry_of(settings))
+    if registry.scheme == "sqlite" and mounts.mount_of(registry.path).is_shared:
+        raise ValueError(f"{registry.path} is on a shared file system, where SQLite is not safe: registry='redis://…'")
 
 
 def storage_of(settings: Settings, place: str = "") -> Storage:

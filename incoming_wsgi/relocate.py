@@ -140,9 +140,9 @@ def _arrived(source: str, recorded: str) -> bool:
     if os.path.exists(source):
         if not (os.path.samefile(source, recorded) or filecmp.cmp(source, recorded, shallow=False)):
             return False
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_copy_of(source, recorded))
-        os.unlink(source)
+        for leaving in (_copy_of(source, recorded), source):
+            with contextlib.suppress(FileNotFoundError):  # NFS may show for a while what another machine has taken
+                os.unlink(leaving)
     return True
 
 

@@ -168,6 +168,35 @@ waiting.join()
             assert waiter.line() == "in"
 
 
+def test_a_lock_that_a_server_keeps_does_not_block_the_event_loop(tmp_path: Path) -> None:
+    """Each call to the server takes a while; also the one that gives the lock back, which brings what was written."""
+    code = """
+from gevent import monkey; monkey.patch_all()
+import fcntl, gevent, os, sys
+from incoming_wsgi.locks import FileLock
+sleep, flock = monkey.get_original("time", "sleep"), fcntl.flock
+def slow_flock(descriptor, operation):
+    sleep(0.2)
+    flock(descriptor, operation)
+fcntl.flock = slow_flock
+ticks = 0
+def tick():
+    global ticks
+    while True:
+        gevent.sleep(0.01)
+        ticks += 1
+gevent.spawn(tick)
+lock = FileLock(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), is_remote=True)
+for call in (lock.__enter__, lambda: lock.__exit__(None, None, None)):
+    ticks = 0
+    call()
+    print(ticks)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
+    assert all(int(ticks) > 3 for ticks in run.stdout.split())
+
+
 def test_what_another_thread_held_at_a_fork_is_free_in_the_child(tmp_path: Path) -> None:
     code = """
 import os, signal, sys, threading

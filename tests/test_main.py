@@ -13,6 +13,8 @@ from incoming_wsgi.__main__ import run_operator, serve
 from incoming_wsgi.central import Central
 from incoming_wsgi.draining import Mark
 from incoming_wsgi.settings import Settings
+from incoming_wsgi.storage import mounts
+from incoming_wsgi.storage.mounts import Mount
 from incoming_wsgi.upload import State
 
 from .helpers import Engine
@@ -110,6 +112,23 @@ def test_what_can_not_be_is_said_at_the_start(
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert not hasattr(started, "app")
+
+
+def test_a_shared_folder_is_looked_at_by_operators_only(
+    started: Started, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the durability of a folder of one's own; also where it is only an app's of several."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setattr(mounts, "mount_of", lambda path: Mount("nfs4" if Path(path).is_relative_to(shared) else "ext4"))
+    (tmp_path / "apps.ini").write_text(f"[app:a]\nkey = 1\nstorage = {shared}\n")
+    registry = ["--registry", f"sqlite://{tmp_path}/registry.sqlite3"]
+    for place in (["--storage", str(shared)], ["--storage", str(tmp_path), "--config", str(tmp_path / "apps.ini")]):
+        with pytest.raises(SystemExit):
+            serve([*place, *registry])
+        assert "durability" in capsys.readouterr().err
+        assert run_operator(["list", *place, *registry]) == 0
+        assert serve([*place, *registry, "--durability", "fsync"]) == 0
 
 
 @pytest.mark.parametrize("command", [serve, run_operator])

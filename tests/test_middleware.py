@@ -15,6 +15,8 @@ from incoming_wsgi import FinishedUpload, Incoming, State, Upload
 from incoming_wsgi.errors import BadRequest, NotReady, TooLate, UnknownUpload
 from incoming_wsgi.middleware import PerProcess
 from incoming_wsgi.receiver import Receiver
+from incoming_wsgi.storage import mounts
+from incoming_wsgi.storage.mounts import Mount
 from tests.support.waiting import eventually
 
 from .helpers import ROOT
@@ -315,6 +317,30 @@ def test_options_are_checked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         Incoming(lambda environ, start_response: [])
     with pytest.raises(ValueError, match="prefix"):
         Incoming(lambda environ, start_response: [], storage=tmp_path, prefix="x")
+
+
+def test_a_shared_folder_is_not_used_like_one_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is one of several, and where the registry's file is in it."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    monkeypatch.setattr(mounts, "mount_of", lambda path: Mount("nfs4" if Path(path).is_relative_to(shared) else "ext4"))
+
+    def make(**options: Any) -> None:
+        Incoming(lambda environ, start_response: [], **options)
+
+    redis = "redis://127.0.0.1:1/0"
+    bad: list[dict[str, Any]] = [
+        {"storage": shared},
+        {"storage": shared, "registry": redis},
+        {"storage": own, "storages": {"archive": shared}},
+        {"storage": shared, "durability": "fsync"},
+        {"storage": own, "registry": f"sqlite://{shared}/registry.sqlite3"},
+    ]
+    for options in bad:
+        with pytest.raises(ValueError, match="shared file system"):
+            make(**options)
+    make(storage=shared, durability="fsync", registry=redis)
+    make(storage=shared, durability="fsync", registry=f"sqlite://{own}/registry.sqlite3")
+    make(storage="s3://bucket/x", registry=redis)
 
 
 def test_nothing_happens_before_the_first_request(tmp_path: Path) -> None:

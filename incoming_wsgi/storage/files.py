@@ -25,6 +25,7 @@ from ..locks import FileLock
 from ..upload import NOTHING, State, Upload, is_ticket, shortened
 from ..wire.bulk import bulk_of
 from . import Data, Storage, SyncFailed, Writer
+from .mounts import mount_of
 from .records import Records
 from .space import Floor, reserve
 from .write_back import begin_write_back
@@ -62,6 +63,7 @@ class FileStorage(Storage):
             log.warning("the storage folder %s can't be used: %s", self._folder, error)
             raise _translated(error) from error
         self._floor = Floor(self._folder, floor)
+        self._is_shared = mount_of(self._folder).is_shared
 
     def create(self, upload: Upload) -> None:
         path = _place(self._arriving, upload)
@@ -118,7 +120,8 @@ class FileStorage(Storage):
                 size, stored = os.fstat(descriptor).st_size, upload.extents.end
                 if size < stored:
                     raise Damaged(f"Bytes up to {stored} had arrived, {size} are stored.")
-                return FileWriter(descriptor, self._floor if upload.max_length is None else None, self._records)
+                floor = self._floor if upload.max_length is None else None
+                return FileWriter(descriptor, floor, self._records, is_shared=self._is_shared)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -126,9 +129,9 @@ class FileStorage(Storage):
     def read(self, upload: Upload) -> BinaryIO:
         with _translating():
             try:
-                return open(_place(self._arriving, upload), "rb", buffering=0)
+                return _open_to_read(_place(self._arriving, upload))
             except FileNotFoundError:
-                return open(_place(self._complete, upload), "rb", buffering=0)
+                return _open_to_read(_place(self._complete, upload))
 
     def sync(self, upload: Upload) -> None:
         try:
@@ -184,8 +187,9 @@ class FileStorage(Storage):
     def arriving_since(self, age: float) -> Iterator[str]:
         with os.scandir(self._arriving) as entries:
             for entry in entries:
-                if is_ticket(entry.name) and entry.is_file(follow_symlinks=False) and _age(entry) >= age:
-                    yield entry.name
+                with suppress(FileNotFoundError):  # it has just ended
+                    if is_ticket(entry.name) and entry.is_file(follow_symlinks=False) and _age(entry) >= age:
+                        yield entry.name
 
     def quarantine(self, upload_id: str) -> None:
         os.rename(self._arriving / upload_id, self._make_folder("quarantine") / upload_id)
@@ -208,15 +212,17 @@ class FileStorage(Storage):
 
 
 class FileWriter(Writer):
-    """:param floor: of free space that this writer must not go below; ``None`` where it has its room already."""
+    """:param floor: of free space that this writer must not go below; ``None`` where it has its room already.
+    :param is_shared: whether the file is on a file system that several machines have in common.
+    """
 
     splices = True
 
-    def __init__(self, descriptor: int, floor: Floor | None, records: Records) -> None:
+    def __init__(self, descriptor: int, floor: Floor | None, records: Records, *, is_shared: bool = False) -> None:
         self._descriptor = descriptor
         self._floor = floor
         self._records = records
-        self._lock = FileLock(descriptor)
+        self._lock = FileLock(descriptor, is_remote=is_shared)
         self._failed = False
 
     @contextmanager
@@ -273,18 +279,32 @@ def _size(path: str) -> int | None:
     """Bytes of a file; ``None`` where there is none."""
     with _translating():
         try:
-            return os.stat(path).st_size
+            with _open_to_read(path) as file:
+                return os.fstat(file.fileno()).st_size
         except FileNotFoundError:
             return None
 
 
 def _exists(path: str) -> bool:
     """``os.path.exists`` would take any trouble for a no."""
+    _look_anew(os.path.dirname(path))
     try:
         os.stat(path)
     except FileNotFoundError:
         return False
     return True
+
+
+def _open_to_read(path: str) -> BinaryIO:
+    _look_anew(os.path.dirname(path))
+    return open(path, "rb", buffering=0)
+
+
+def _look_anew(folder: str) -> None:
+    """Have a client of NFS ask which names there are, as it does whenever a folder is opened: what another machine has
+    made or removed it would else not see for up to a minute (acdirmax).
+    """
+    os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 @contextmanager
@@ -337,11 +357,11 @@ def _trim(path: str, length: int | None) -> None:
 
     :raises Damaged: the file is too short.
     """
-    size = os.stat(path).st_size
-    if length is None or size < length:
-        raise Damaged(f"Of {length} bytes that had arrived, {size} are stored.")
-    if size > length:
-        with _opened(path) as descriptor:
+    with _opened(path) as descriptor:  # a client of NFS asks for the size when a file is opened
+        size = os.fstat(descriptor).st_size
+        if length is None or size < length:
+            raise Damaged(f"Of {length} bytes that had arrived, {size} are stored.")
+        if size > length:
             offload.run(_cut, descriptor, length)
 
 

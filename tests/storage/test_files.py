@@ -107,6 +107,18 @@ def test_nothing_foreign_is_touched(tmp_path: Path, upload: Upload) -> None:
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(strangers)
 
 
+def test_what_ends_while_the_folder_is_looked_through(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path)
+    for _ in range(3):
+        storage.create(Upload(length=5))
+    found = storage.arriving_since(-60)
+    first = next(found)
+    for path in (tmp_path / "arriving").iterdir():
+        path.unlink()
+    assert list(found) == []
+    assert first
+
+
 def test_no_room_passes(tmp_path: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = FileStorage(tmp_path)
     storage.create(upload)
