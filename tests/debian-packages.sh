@@ -21,6 +21,13 @@ want redis-sentinel redis-sentinel
 want ceph-mon ceph-mon
 want ceph-osd ceph-osd
 want radosgw radosgw
+want ceph-mds ceph-mds
+want ceph-fuse ceph-fuse
+want linux.uml user-mode-linux
+want exportfs nfs-kernel-server
+want mount.nfs nfs-common
+want modprobe kmod
+want ip iproute2
 want strace strace
 want mkfs.ext4 e2fsprogs
 want mkfs.xfs xfsprogs

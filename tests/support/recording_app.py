@@ -1,6 +1,7 @@
 """The app of the end-to-end tests: gives tickets, takes files, and writes down each time it is told of one.
 
-All of it is on disk, in the folder ``RECORD``, so that any number of workers, killed at any time, tell the same story.
+All of it is on disk, in the folder ``RECORD``, so that any number of workers, killed at any time, tell the same story;
+the files are elsewhere where ``FILES`` says so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ logging.getLogger("incoming_wsgi").setLevel(os.environ.get("LEVEL", "INFO"))
 logging.getLogger("incoming_wsgi.websocket").setLevel("INFO")
 
 RECORD = Path(os.environ["RECORD"])
-(RECORD / "files").mkdir(parents=True, exist_ok=True)
+FILES = Path(os.environ.get("FILES", RECORD / "files"))
+FILES.mkdir(parents=True, exist_ok=True)
+
+#: Whether files are handed over in this process.
+HANDLES = bool(os.environ.get("HANDLES", "yes"))
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>page</title>
 <input type="file" id="file" multiple>
@@ -51,7 +56,7 @@ def on_finish(upload: FinishedUpload) -> str:
     time.sleep(float(upload.metadata.get("leisure", "0")))
     answer = upload.metadata.get("answer", "done")
     if answer == "done":
-        upload.move_to(str(RECORD / "files" / upload.id), overwrite=True)
+        upload.move_to(str(FILES / upload.id), overwrite=True)
     return answer
 
 
@@ -81,7 +86,7 @@ def arrived() -> str:
     form = dict(request.forms.decode())
     record(kind="called", id=form["id"], event_id=form["eventId"], cancelled=form["cancelled"], url=request.url)
     if form["cancelled"] == "no" and Path(form["filename"]).exists():
-        Path(form["filename"]).rename(RECORD / "files" / form["id"])
+        Path(form["filename"]).rename(FILES / form["id"])
     return " done\n"
 
 
@@ -108,7 +113,7 @@ def echo() -> bytes:
 app = Incoming(
     web,
     storage=os.environ.get("STORAGE", RECORD / "incoming"),
-    on_finish=on_finish,
-    on_cancel=on_cancel,
+    on_finish=on_finish if HANDLES else None,
+    on_cancel=on_cancel if HANDLES else None,
     backend_key=os.environ.get("BACKEND_KEY", "key"),
 )

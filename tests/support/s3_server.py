@@ -9,7 +9,7 @@ import sysconfig
 import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import boto3
@@ -20,6 +20,9 @@ from tests.needs import need
 
 from .processes import Process, free_port
 from .waiting import eventually
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _CEPH = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 
@@ -77,7 +80,7 @@ class S3Server(ABC):
         more = "".join(f"&{name}={value}" for name, value in options.items())
         return f"s3://{bucket}/up/loads?endpoint={quote(endpoint or self.endpoint, safe='')}{more}"
 
-    def __enter__(self) -> S3Server:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -120,8 +123,7 @@ class Ceph(S3Server):
         return f"{lacking[0]} is not installed" if lacking else ""
 
     def start(self) -> None:
-        programs = {name: need(name) for name in ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw")}
-        admin = need("radosgw-admin")
+        programs = {name: need(name) for name in ("ceph", "ceph-mon", "ceph-osd", "monmaptool")}
         self._env = {"CEPH_CONF": str(self.folder / "ceph.conf"), "CEPH_ARGS": "", **_KEEPING_MEMORY}
         self._processes: list[Process] = []
         monitor = f"[v2:127.0.0.1:{free_port()}]"
@@ -143,13 +145,17 @@ class Ceph(S3Server):
             self._run(programs["ceph-osd"], "-i", "0", "--mkfs", "--osd-uuid", disk)
             self._begin(programs["ceph-osd"], "-i", "0", "-f")
             eventually(lambda: "1 up" in self._run(programs["ceph"], "osd", "stat"), timeout=60, what="an OSD")
-            self._begin(programs["radosgw"], "-n", "client.rgw.a", "-f")
-            eventually(lambda: _answers(self.endpoint), timeout=60, what="radosgw answering")
-            user = ("--uid=test", "--display-name=test", f"--access-key={KEY}", f"--secret-key={SECRET}")
-            self._run(admin, "user", "create", *user)
+            self._serve()
         except BaseException:
             self.stop()
             raise
+
+    def _serve(self) -> None:
+        """Begin with what the cluster is for."""
+        self._begin(need("radosgw"), "-n", "client.rgw.a", "-f")
+        eventually(lambda: _answers(self.endpoint), timeout=60, what="radosgw answering")
+        user = ("--uid=test", "--display-name=test", f"--access-key={KEY}", f"--secret-key={SECRET}")
+        self._run(need("radosgw-admin"), "user", "create", *user)
 
     def stop(self) -> None:
         for process in reversed(self._processes):
