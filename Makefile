@@ -45,6 +45,10 @@ test: packages $(VENV)/.test-installed lint javascript
 torture: packages $(VENV)/.test-installed
 	$(SAY) "Fault laboratory: the long campaigns"
 	@$(BIN)/python -m tests.faults --full $(CAMPAIGN) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+ifndef CAMPAIGN
+	$(SAY) "Folders that machines share: many files"
+	@SHARED_FILES=60 $(BIN)/python -m pytest tests/end_to_end/test_nfs.py tests/end_to_end/test_cephfs.py
+endif
 
 mutants: packages $(VENV)/.test-installed
 	$(SAY) "Fault laboratory: does each campaign notice a deliberate fault?"

@@ -45,7 +45,8 @@ class Settings:
 
     durability: str = "process"
     """When a byte counts as arrived. ``process``: it survives that processes are killed; after a power cut some bytes
-    are asked for again. ``fsync``: it survives a power cut, too; each acknowledgement waits for the disk."""
+    are asked for again. ``fsync``: it survives a power cut, too; each acknowledgement waits for the disk. A folder on
+    NFS or CephFS needs it."""
 
     free_space_floor: int = 256 * 2**20
     """The part of the disk that uploads leave free. Below it they wait for space; nothing that has arrived is lost."""

@@ -14,8 +14,8 @@ from pathlib import Path
 #: As the kernel calls them. Others may be shared, too; of these we know how they behave.
 _SHARED = frozenset({"nfs", "nfs4", "ceph", "fuse.ceph-fuse"})
 
-#: Options of NFS with which each machine has locks of its own: two would write at the same time.
-_LOCKS_OF_ITS_OWN = frozenset({"nolock", "local_lock=all", "local_lock=flock"})
+#: Options of NFS with which a machine has locks of its own, or does not ask what others have done to a file.
+_LONELY = frozenset({"nolock", "local_lock=all", "local_lock=flock", "nocto"})
 
 _MOUNTS = Path("/proc/self/mountinfo")  # proc(5)
 
@@ -71,5 +71,5 @@ def refuse_forgetful(place: str, *, fsync: bool) -> None:
         return
     if not fsync:
         raise ValueError(f"{place} is on a shared file system ({mount.kind}): that needs durability='fsync'")
-    if mount.options & _LOCKS_OF_ITS_OWN:
-        raise ValueError(f"{place} is mounted without locks that hold between machines: local_lock=none is needed")
+    for option in sorted(mount.options & _LONELY):
+        raise ValueError(f"{place} is mounted with {option}: machines would not notice what others do there")

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.cephfs import CephFS
 from tests.support.processes import ROOT
 
-from .test_nfs import THERE
+from .test_nfs import PATIENCE, THERE
 
 
 def test_cephfs(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_cephfs(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=180,
+            timeout=PATIENCE,
             check=False,
         )
     print(outcome.stdout)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +12,20 @@ import pytest
 
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.storage.mounts import mount_of
+from tests.support.chunk_client import ChunkClient
 
-from .machines import Machines
+from .machines import Machine, Machines
 
 _FOLDERS = os.environ.get("SHARED_FOLDERS", "")
 
-collect_ignore_glob = [] if _FOLDERS else ["test_*.py"]
+DATA = random.Random(1).randbytes(12_500_001)
+
+#: Bytes of a chunk. No boundary between two is one between two pages.
+PIECE = 700_001
+
+Connect = Callable[[Machine], ChunkClient]
+
+Storages = tuple[FileStorage, FileStorage]
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,12 @@ class Mounts:
         return mount_of(self.one).kind == "nfs4"
 
 
+collect_ignore_glob = ["test_*.py"]
+if _FOLDERS:
+    is_nfs = mount_of(_FOLDERS.partition(":")[0]).kind == "nfs4"
+    collect_ignore_glob = [] if is_nfs else ["test_nfs.py"]
+
+
 @pytest.fixture(scope="session")
 def mounts() -> Mounts:
     return Mounts(*map(Path, _FOLDERS.split(":")))
@@ -48,13 +64,32 @@ def folders(mounts: Mounts) -> Mounts:
 
 
 @pytest.fixture
-def storages(folders: Mounts) -> tuple[FileStorage, FileStorage]:
+def storages(folders: Mounts) -> Storages:
     """One on each machine, of the same folder."""
     return FileStorage(folders.one), FileStorage(folders.two)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def machines(mounts: Mounts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """A server on each of them."""
     with Machines(tmp_path_factory.mktemp("machines"), mounts.both) as machines:
         yield machines
+
+
+@pytest.fixture
+def ticket(machines: Machines) -> str:
+    machines.revive()
+    return machines.two.ticket()
+
+
+@pytest.fixture
+def connect(ticket: str) -> Iterator[Connect]:
+    """Connects clients that have :data:`DATA` to send."""
+    with ExitStack() as stack:
+
+        def client(machine: Machine) -> ChunkClient:
+            made = ChunkClient(machine.url, ticket, DATA)
+            stack.callback(made.http.close)
+            return made
+
+        yield client

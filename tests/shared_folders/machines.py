@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.processes import AppServer
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,7 +27,7 @@ class Machine(AppServer):
     """:param mount: of the shared folder, that this machine has."""
 
     def __init__(self, folder: Path, mount: Path, env: Mapping[str, str]) -> None:
-        super().__init__("gevent", folder, env)
+        super().__init__("gevent-preload", folder, env)
         self._mount = mount
 
     def _command(self) -> list[str]:
@@ -68,12 +70,26 @@ class Machines:
     def both(self) -> tuple[Machine, Machine]:
         return self.one, self.two
 
+    def revive(self) -> None:
+        """Start what is dead."""
+        for machine in self.both:
+            if machine.process is None:
+                machine.start()
+
     def files(self, ticket: str) -> list[Path]:
         """Where the app has put the file, as either machine sees it."""
         return [mount / "taken" / ticket for mount in self._mounts]
 
     def arriving(self, ticket: str) -> list[Path]:
         return [mount / "incoming" / "arriving" / ticket for mount in self._mounts]
+
+    def assert_arrived_once(self, ticket: str, data: bytes) -> None:
+        """Whole, on both machines, and nothing else is left there."""
+        eventually(lambda: all(path.exists() for path in self.files(ticket)), 90, "the file, on both machines")
+        digest = hashlib.sha256(data).hexdigest()
+        assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files(ticket)] == [digest, digest]
+        assert [(call["kind"], call["sha256"]) for call in self.calls(ticket)] == [("finished", digest)]
+        eventually(lambda: not self.leavings(), 90, "nothing being left")
 
     def leavings(self) -> list[str]:
         """What lies in the storage's folders, as either machine sees it; also what NFS keeps for a moment."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
+import os
 import random
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,35 +15,14 @@ import pytest
 from tests.support.chunk_client import ChunkClient
 from tests.support.waiting import eventually
 
+from .conftest import DATA, PIECE, Connect
 from .machines import Machine, Machines
 
-DATA = random.Random(1).randbytes(12_500_001)
-
-#: No boundary between two pieces is one between two pages.
-PIECE = 700_001
+#: With how many files lanes are tried; more in ``make torture``.
+FILES = int(os.environ.get("SHARED_FILES", "1"))
 
 #: Where the body of a chunk is cut off: in the middle of a page, and of a piece that is written at once.
 CUT = 1_500_003
-
-Connect = Callable[[Machine], ChunkClient]
-
-
-@pytest.fixture
-def ticket(machines: Machines) -> str:
-    return machines.two.ticket()
-
-
-@pytest.fixture
-def connect(ticket: str) -> Iterator[Connect]:
-    made: list[ChunkClient] = []
-
-    def client(machine: Machine) -> ChunkClient:
-        made.append(ChunkClient(machine.url, ticket, DATA))
-        return made[-1]
-
-    yield client
-    for one in made:
-        one.http.close()
 
 
 def both_of(machines: Machines, connect: Connect) -> tuple[ChunkClient, ChunkClient]:
@@ -53,17 +31,6 @@ def both_of(machines: Machines, connect: Connect) -> tuple[ChunkClient, ChunkCli
     one.open()
     two.session = one.session
     return one, two
-
-
-def assert_arrived_once(machines: Machines, ticket: str, calls: int = 1) -> None:
-    """Whole, on both machines, and nothing else is left there."""
-    eventually(lambda: all(path.exists() for path in machines.files(ticket)), 90, "the file, on both machines")
-    digest = hashlib.sha256(DATA).hexdigest()
-    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in machines.files(ticket)} == {digest}
-    told = machines.calls(ticket)
-    assert [(call["kind"], call["sha256"]) for call in told] == calls * [("finished", digest)]
-    assert len({call["event_id"] for call in told}) == 1
-    eventually(lambda: not machines.leavings(), 90, "nothing being left")
 
 
 def pieces() -> list[tuple[int, int]]:
@@ -75,26 +42,27 @@ def test_chunks_by_turns(machines: Machines, ticket: str, connect: Connect) -> N
     for client, (start, end) in zip(itertools.cycle(clients), pieces(), strict=False):
         answer = client.put(start, end)
         assert answer.status_code == 200, answer.text
-    assert_arrived_once(machines, ticket)
+    machines.assert_arrived_once(ticket, DATA)
 
 
-def test_lanes_at_the_same_time(machines: Machines, ticket: str, connect: Connect) -> None:
-    """Each machine has every second piece; each page at a boundary is written by both."""
-    clients = both_of(machines, connect)
-    refused: list[str] = []
+@pytest.mark.parametrize("seed", range(FILES))
+def test_lanes_at_the_same_time(machines: Machines, ticket: str, connect: Connect, seed: int) -> None:
+    """Four, whose chunks begin anywhere, and come in any order to any machine: both write to pages at their ends."""
+    chance = random.Random(seed)
+    first = connect(machines.one)
+    first.open()
+    chunks = list(itertools.pairwise([0, *sorted(chance.sample(range(1, len(DATA)), 30)), len(DATA)]))
+    if seed % 2:
+        chance.shuffle(chunks)
 
-    def send(number: int) -> None:
-        for start, end in pieces()[number::2]:
-            answer = clients[number].put(start, end)
-            refused.extend([answer.text] if answer.status_code != 200 else [])
+    def send(chunk: tuple[int, int], machine: Machine) -> None:
+        client = connect(machine)
+        client.session = first.session
+        client.answer(client.put(*chunk))
 
-    lanes = [threading.Thread(target=send, args=(number,)) for number in range(2)]
-    for lane in lanes:
-        lane.start()
-    for lane in lanes:
-        lane.join()
-    assert refused == []
-    assert_arrived_once(machines, ticket)
+    with ThreadPoolExecutor(4) as lanes:
+        list(lanes.map(send, chunks, chance.choices(machines.both, k=len(chunks))))
+    machines.assert_arrived_once(ticket, DATA)
 
 
 def test_a_chunk_that_is_cut_off_goes_on_on_the_other(machines: Machines, ticket: str, connect: Connect) -> None:
@@ -104,7 +72,7 @@ def test_a_chunk_that_is_cut_off_goes_on_on_the_other(machines: Machines, ticket
     eventually(lambda: one.status()["offset"] == CUT, what="what has arrived being recorded")
     assert two.open()["offset"] == CUT
     two.send(two.status())
-    assert_arrived_once(machines, ticket)
+    machines.assert_arrived_once(ticket, DATA)
 
 
 def test_a_replaced_connection_writes_late(machines: Machines, ticket: str, connect: Connect) -> None:
@@ -120,7 +88,7 @@ def test_a_replaced_connection_writes_late(machines: Machines, ticket: str, conn
         answer = late.recv(65536)
         assert answer.startswith(b"HTTP/1.1 409"), answer
     two.send(two.status())
-    assert_arrived_once(machines, ticket)
+    machines.assert_arrived_once(ticket, DATA)
 
 
 def begun(client: ChunkClient, start: int, end: int, count: int) -> socket.socket:
@@ -146,7 +114,7 @@ def test_the_one_that_completes_it_is_not_the_one_with_the_app(
     status = one.send(one.open())
     assert one.wait(status)["phase"] == "finished"
     assert [call["kind"] for call in machines.two.events(ticket)] == ["finished"]
-    assert_arrived_once(machines, ticket)
+    machines.assert_arrived_once(ticket, DATA)
 
 
 def test_waiting_for_the_app(machines: Machines) -> None:
@@ -173,9 +141,7 @@ def test_cancelling_on_the_other(machines: Machines, ticket: str, connect: Conne
 
 
 def test_a_machine_dies_in_the_middle(machines: Machines, ticket: str, connect: Connect) -> None:
-    """With -9, while it writes: the other goes on at once, the locks of the dead are gone. It is the last test, and the
-    machine stays dead.
-    """
+    """With -9, while it writes: the other goes on at once, the locks of the dead are gone."""
     one, two = map(connect, machines.both)
     one.open()
     assert one.put(0, PIECE).status_code == 200
@@ -186,5 +152,5 @@ def test_a_machine_dies_in_the_middle(machines: Machines, ticket: str, connect: 
     status = two.open()
     assert status["offset"] >= PIECE
     two.send(status)
-    assert_arrived_once(machines, ticket)
+    machines.assert_arrived_once(ticket, DATA)
     assert time.monotonic() - began < 30

@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +15,20 @@ from typing import Any
 import pytest
 
 from incoming_wsgi import Incoming
-from incoming_wsgi.errors import NoSpace
 from incoming_wsgi.extents import Extents
 from incoming_wsgi.locks import FileLock
 from incoming_wsgi.relocate import relocate
-from incoming_wsgi.storage import SyncFailed
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.upload import Upload
-from tests.helpers import Child
 from tests.storage.test_contract import ExclusiveContract, stored, write
 
-from .conftest import Mounts
+from .conftest import Mounts, Storages
 
 MIB = 2**20
 
 #: No boundary between two pieces is one between two pages.
 PIECE = 1000
 PIECES = 300
-
-Storages = tuple[FileStorage, FileStorage]
 
 
 class Named(FileStorage):
@@ -209,85 +202,3 @@ def test_moving_on_the_other(storages: Storages, folders: Mounts, overwrite: boo
         relocate(str(folder / source), str(folder / target), "name", **how)  # type: ignore[arg-type]
     assert [(folder / target).read_bytes() for folder in folders.both] == [b"abc", b"abc"]
     assert here.locate(upload) is there.locate(upload) is None
-
-
-# -- a server that is full ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("is_synced", [False, True])
-def test_no_room_is_heard_of_when_it_is_synced(mounts: Mounts, is_synced: bool) -> None:
-    """A client of NFS has taken the bytes by then: without syncing they would be acknowledged, and lost."""
-    if not mounts.are_nfs:
-        return  # there is no small disk
-    storage = FileStorage(mounts.one / "small")  # 4 MiB
-    upload, data = Upload(length=8 * MIB), random.Random(4).randbytes(MIB)
-    storage.create(upload)
-    taken = pieces_taken(storage, upload, data, is_synced)
-    with storage.read(upload) as file:
-        kept = sum(file.read(MIB) == data for _ in range(8))
-    storage.remove(upload)
-    assert (taken <= kept) is is_synced
-
-
-def pieces_taken(storage: FileStorage, upload: Upload, piece: bytes, is_synced: bool) -> int:
-    """How often a piece could be written, one behind the other."""
-    with closing(storage.open(upload)) as writer:
-        for number in range(8):
-            try:
-                with writer.exclusive():
-                    writer.write(number * MIB, piece)
-                if is_synced:
-                    writer.sync()
-            except (NoSpace, SyncFailed):
-                return number
-    raise AssertionError("there was room for all of it")
-
-
-# -- a machine that is cut off --------------------------------------------------------------------------------
-
-#: Writes under the lock, tells of it, and gets it onto the disk when it is told to.
-ZOMBIE = """
-import sys
-from incoming_wsgi.storage.files import FileStorage
-from incoming_wsgi.upload import Upload
-writer = FileStorage(sys.argv[1]).open(Upload(id=sys.argv[2], length=5000))
-try:
-    with writer.exclusive():
-        writer.write(1000, b"Z" * 3000)
-        print("written", flush=True)
-        sys.stdin.readline()
-        writer.sync()
-    print("synced", flush=True)
-except Exception as error:
-    print(type(error).__name__, flush=True)
-"""
-
-
-def test_a_machine_that_is_cut_off(storages: Storages, folders: Mounts) -> None:
-    """While it writes. The other gets the lock when the server has not heard of the first for the lease, 10 s here; and
-    what the first writes when it is back does not get into the file.
-    """
-    if not folders.are_nfs:
-        return  # its link can't be cut here
-    upload = Upload(length=5000)
-    write(storages[1], upload, 0, b"a" * 1000)
-    with Child(ZOMBIE, [folders.one, upload.id]) as zombie, closing(storages[1].open(upload)) as writer:
-        assert zombie.line() == "written"
-        with cut_off("one"):
-            began = time.monotonic()
-            with writer.exclusive():
-                assert 1 < time.monotonic() - began < 25
-                writer.write(1000, b"b" * 500)
-            writer.sync()
-        zombie.say("sync")
-        assert zombie.line() == "SyncFailed"
-    assert (folders.two / "arriving" / upload.id).read_bytes() == b"a" * 1000 + b"b" * 500
-
-
-@contextmanager
-def cut_off(machine: str) -> Iterator[None]:
-    subprocess.run(["ip", "link", "set", machine, "down"], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["ip", "link", "set", machine, "up"], check=True)

@@ -48,10 +48,10 @@ def test_shared(tmp_path: Path, mounted_as: MountedAs, system: str) -> None:
             refuse_forgetful(str(folder), fsync=False)
 
 
-@pytest.mark.parametrize("option", ["nolock", "local_lock=all", "local_lock=flock"])
-def test_locks_that_hold_on_one_machine_only(tmp_path: Path, mounted_as: MountedAs, option: str) -> None:
+@pytest.mark.parametrize("option", ["nolock", "local_lock=all", "local_lock=flock", "nocto"])
+def test_machines_that_would_not_notice_each_other(tmp_path: Path, mounted_as: MountedAs, option: str) -> None:
     mounted_as(f"nfs nas:/x rw,vers=3,{option},addr=10.0.0.1")
-    with pytest.raises(ValueError, match="local_lock=none"):
+    with pytest.raises(ValueError, match=f"mounted with {option}:"):
         refuse_forgetful(str(tmp_path), fsync=True)
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,17 +36,19 @@ class Outcome:
     said: str
 
 
-def run_beside_nfs(folder: Path, *arguments: str, seconds: float) -> Outcome:
+def run_beside_nfs(folder: Path, *arguments: str, env: Mapping[str, str], seconds: float) -> Outcome:
     """Run Python with some arguments in the guest, where ``SHARED_FOLDERS`` are what two machines have mounted.
 
     :param folder: for what the guest is to read.
+    :param env: what the guest is to know besides.
     :param seconds: for all of it.
     """
     linux = need("linux.uml")
     for program in _PROGRAMS:
         need(program)
     script = folder / "command.sh"  # a command line of the kernel's knows no quotes
-    script.write_text(f"cd {shlex.quote(str(ROOT))} && {shlex.join([sys.executable, *arguments])}\n")
+    command = ["env", *(f"{name}={value}" for name, value in env.items()), sys.executable, *arguments]
+    script.write_text(f"cd {shlex.quote(str(ROOT))} && {shlex.join(command)}\n")
     kernel = [linux, "mem=1G", "quiet", "con=null", "con0=null,fd:1"]
     system = ["rootfstype=hostfs", "rootflags=/", "ro", f"init={_GUEST}", f"SCRIPT={script}"]
     guest = subprocess.Popen(
