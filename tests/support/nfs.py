@@ -64,6 +64,8 @@ def run_beside_nfs(folder: Path, *arguments: str, env: Mapping[str, str], second
         said = guest.communicate()[0].decode(errors="replace").replace("\r", "")
     finally:
         killer.cancel()
+        if guest.poll() is None:
+            os.killpg(guest.pid, signal.SIGKILL)
     if "machines are up" not in said:
         pytest.skip(f"no user-mode Linux with NFS can be run: {said[-1000:]}")
     ended = re.search(r"^ended with (\d+)$", said, re.MULTILINE)
