@@ -80,6 +80,7 @@ _LONGEST_INTERRUPTION = 1.0  # seconds that a request waits for those that it en
 _INTERIM = "104 Upload Resumption Supported"
 _DRAIN_SECONDS = 2.0  # for the rest of a body that is refused
 _PING_INTERVAL = 25.0  # seconds, while a front end waits for the app
+_PAUSE = 1.0  # seconds without a byte after which a front end may wait for acknowledgements that are held back
 _DEAD_AFTER = 80.0  # seconds without a pong
 
 
@@ -548,9 +549,13 @@ class Dialogue:
 
     @property
     def _patience(self) -> float:
+        if self._conversation.holds_back:
+            return _PAUSE
         return self._receive_timeout if self._conversation.owes_bytes else _PING_INTERVAL
 
     def _silent(self) -> Close | None:
+        if self._conversation.holds_back:
+            return self._perform(self._conversation.settle())
         if self._conversation.owes_bytes or self._channel.silence > _DEAD_AFTER:
             return Close(GOING_AWAY, "Nothing was heard for too long.")
         self._channel.ping()

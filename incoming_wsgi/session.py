@@ -95,6 +95,11 @@ class Session:
         """Whether bytes in a pipe are welcome."""
         return self._writer.splices
 
+    @property
+    def grain(self) -> int:
+        """Bytes; where they come without a pause, what ends at a multiple of it is best recorded there."""
+        return self._writer.grain
+
     def write(self, position: int, data: Data) -> None:
         """Store ``data`` from byte ``position`` on. Bytes that are safe already are not written again.
 
@@ -135,14 +140,23 @@ class Session:
         elif self._pending.received >= size or time.monotonic() - self._recorded_at >= seconds:
             self._record_kept()
 
-    def sync(self) -> Upload:
-        """Record what was written. Only what :meth:`sync` has returned for may be acknowledged.
+    def record(self) -> Upload:
+        """The upload, with what need not be waited for recorded.
 
+        :raises Replaced: another opening owns the upload now.
+        """
+        self._record_kept()
+        return self.upload
+
+    def sync(self, *, only_grains: bool = False) -> Upload:
+        """Record what was written. Only what is recorded may be acknowledged.
+
+        :param only_grains: but not what ends between two multiples of :attr:`grain`.
         :raises Replaced: another opening owns the upload now.
         :raises NoSpace, Unavailable: nothing of it counts as arrived; an opening, later, may help.
         """
         try:
-            self._writer.flush()
+            self._writer.flush(only_grains=only_grains)
         except IncomingError:
             self._record_kept()
             self._current()  # if the upload has ended, this is why its bytes have no place any more

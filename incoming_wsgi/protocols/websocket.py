@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -63,6 +63,10 @@ class Window:
     chunk_size: int
     send_ahead: int
 
+    def holding(self, size: int) -> Window:
+        """One that has at least so many bytes."""
+        return replace(self, send_ahead=max(self.send_ahead, -(-size // self.chunk_size)))
+
 
 #: What 0.1 used, and what its front ends were tried with.
 WINDOW_OF_0_1 = Window(512 * 1024, 4)
@@ -101,7 +105,7 @@ class Conversation:
 
     def __init__(self, receiver: Receiver, window: Window) -> None:
         self._receiver = receiver
-        self._window = window
+        self._window = self._agreed = window
         self._turn = _Turn.REQUEST
         self._additions = False
         self._upload: Upload | None = None
@@ -110,6 +114,7 @@ class Conversation:
         self._queue: list[Bulk] = []  # what is to be written there
         self._end = 0  # the position behind it
         self._chunks: list[int] = []  # bytes of the whole chunks that are not acknowledged yet
+        self._has_acked = False
         self._part = 0  # bytes of the chunk under way
         self._empty_chunks = 0
 
@@ -147,7 +152,19 @@ class Conversation:
         return self._guarded(lambda: self._piece(bulk_of(data), last))
 
     def flush(self) -> list[Action]:
-        """Write all bytes that have come, record them, and acknowledge the chunks that are whole: in one go each."""
+        """Write all bytes that have come, record them, and acknowledge the chunks that are whole: in one go each.
+
+        Where a storage would rather have more first, that waits, as long as the front end goes on sending.
+        """
+        return self._guarded(self._keep_up)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether whole chunks are not acknowledged yet, since the storage would rather have more first."""
+        return bool(self._chunks)
+
+    def settle(self) -> list[Action]:
+        """Nothing more comes for the moment: :meth:`flush`, whatever it costs."""
         return self._guarded(self._flush)
 
     def changed(self) -> list[Action]:
@@ -211,14 +228,19 @@ class Conversation:
         self._upload = self._session.upload if self._session else self._receiver.status(upload_id)
         self._position = self._end = self._upload.offset
         self._turn = _Turn.ACK
+        window = self._window if self._additions else WINDOW_OF_0_1
+        self._agreed = window if self._grain == 1 else window.holding(2 * self._grain)
         return [self._conf()]
 
+    @property
+    def _grain(self) -> int:
+        return self._session.grain if self._session else 1
+
     def _conf(self) -> Send:
-        window = self._window if self._additions else WINDOW_OF_0_1
         fields = {
-            "ChunkSizeKB": window.chunk_size // 1024,
+            "ChunkSizeKB": self._agreed.chunk_size // 1024,
             "FilePos": self._position,
-            "SendAhead": window.send_ahead,
+            "SendAhead": self._agreed.send_ahead,
         }
         return _message("MsgUploadConf", **fields, **({"Additions": 1} if self._additions else {}))
 
@@ -248,8 +270,8 @@ class Conversation:
             yield from self._count_empty_chunk()
         self._chunks.append(size)
         assert self._upload is not None
-        if len(self._chunks) > self._half_window or self._end >= (self._upload.length or 0):
-            yield from self._flush()
+        if len(self._chunks) > self._agreed.send_ahead // 2 or self._end >= (self._upload.length or 0):
+            yield from self._keep_up()
 
     def _count_empty_chunk(self) -> Iterator[Action]:
         self._empty_chunks += 1
@@ -257,21 +279,40 @@ class Conversation:
             yield from self._flush()
             raise BadRequest("Too many chunks without a byte.")
 
-    @property
-    def _half_window(self) -> int:
-        """Chunks that may be kept without an answer: the front end is to go on sending meanwhile."""
-        window = self._window if self._additions else WINDOW_OF_0_1
-        return max(1, window.send_ahead // 2)
+    def _keep_up(self) -> list[Action]:
+        """:meth:`_flush`, but where bytes are kept in grains: then those that are, as long as more may come."""
+        assert self._upload is not None or not self._chunks
+        if self._grain == 1 or self._upload is None or self._end >= (self._upload.length or 0):
+            return self._flush()
+        if not self._has_acked:
+            return self._flush()  # whether the first chunk gets through is what the front end wants to know
+        assert self._session is not None
+        self._write_queue()
+        is_stuck = len(self._chunks) >= self._agreed.send_ahead
+        self._upload = self._session.sync(only_grains=True) if is_stuck else self._session.record()
+        acks = self._acks(self._recorded())
+        return acks or self._flush() if is_stuck else acks
+
+    def _recorded(self) -> int:
+        """Chunks that are."""
+        assert self._upload is not None
+        begin = end = self._position - self._part - sum(self._chunks)
+        count = 0
+        for size in self._chunks:
+            end += size
+            if not self._upload.extents.contains(begin, end):
+                break
+            count += 1
+        return count
 
     def _flush(self) -> list[Action]:
-        chunks, self._chunks = self._chunks, []
         self._write_queue()
-        if not chunks:
+        if not self._chunks:
             return []
         assert self._session is not None
-        if any(chunks):
+        if any(self._chunks):
             self._upload = self._session.sync()
-        acks = list(self._acks(chunks))
+        acks = self._acks(len(self._chunks))
         # All bytes may be here, and the end of the last chunk not: it is to be acknowledged first.
         return acks if self._part else [*acks, *self._complete_if_all_here()]
 
@@ -282,13 +323,17 @@ class Conversation:
             self._session.write(self._position, Chain(queue))
             self._position = self._end
 
-    def _acks(self, chunks: Iterable[int]) -> Iterator[Action]:
-        """0.1 counts chunks by them: one for each."""
-        position = self._position - self._part - sum(chunks)
+    def _acks(self, count: int) -> list[Action]:
+        """Of the first chunks. 0.1 counts chunks by them: one for each."""
+        position = self._position - self._part - sum(self._chunks)
+        chunks, self._chunks = self._chunks[:count], self._chunks[count:]
+        self._has_acked = self._has_acked or bool(chunks)
+        acks: list[Action] = []
         for size in chunks:
             position += size
             offset = {"Offset": position} if self._additions else {}
-            yield _message("MsgChunkAck", ChunkSize=size, **offset)
+            acks.append(_message("MsgChunkAck", ChunkSize=size, **offset))
+        return acks
 
     def _complete_if_all_here(self) -> list[Action]:
         assert self._upload is not None

@@ -34,12 +34,14 @@ class SyncFailed(Unavailable):
 class Writer(ABC):
     """One upload, open for writing. Several may be open at once, in several processes.
 
+    :ivar grain: bytes; what ends at a multiple of it is kept for less.
     :cvar splices: whether bytes in a pipe are welcome, since they go into a file.
     :cvar is_durable: whether a power cut of this machine can't take what is kept, without a :meth:`sync`.
     :cvar keeps_others_out: whether what is looked up while :meth:`exclusive` is held stays true until its end. Where it
         does not, looking is no use.
     """
 
+    grain = 1
     splices = False
     keeps_others_out = True
     is_durable = False
@@ -67,9 +69,10 @@ class Writer(ABC):
         """Of what was written, that which does not depend on this process any more; waits for nothing."""
         return written
 
-    def flush(self) -> None:  # noqa: B027 (most storages hold nothing back)
+    def flush(self, *, only_grains: bool = False) -> None:  # noqa: B027 (most storages hold nothing back)
         """Have all that was written kept, and wait for that.
 
+        :param only_grains: leave out what does not reach the next multiple of :attr:`grain`, and will by what comes.
         :raises NoSpace, Unavailable: some of it is not; what is, :meth:`kept` knows.
         """
 

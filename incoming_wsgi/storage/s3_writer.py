@@ -20,8 +20,8 @@ from .parts import Part
 from .passing import PassingDigest
 
 #: Whole parts that may wait for their claim, and seconds since the last one after which none does: a claim costs as
-#: much as a small object. Nobody waits for it before the end of a chunk.
-_CLAIMED_TOGETHER = 4
+#: much as a small object. A WebSocket's window holds no more than two parts, and it waits for them.
+_CLAIMED_TOGETHER = 2
 _UNCLAIMED = 2.0
 
 
@@ -37,6 +37,7 @@ class S3Writer(Writer):
     keeps_others_out = False
 
     def __init__(self, parts: Multipart, room: Room, passing: PassingDigest | None = None) -> None:
+        self.grain = parts.plan.part_size
         self._parts = parts
         self._room = room
         self._passing = passing
@@ -176,8 +177,9 @@ class S3Writer(Writer):
         with self._change:
             return written.minus(written.minus(self._kept))
 
-    def flush(self) -> None:
-        self._send()
+    def flush(self, *, only_grains: bool = False) -> None:
+        if not only_grains:
+            self._send()
         with self._change:
             self._change.wait_for(lambda: not self._flying)
             self._flying += 1
