@@ -98,22 +98,30 @@ class Ours(Server):
 
 
 class OursByTus(Ours):
-    """As tus clients speak with it: a creation, then all bytes in one request."""
+    """As tus clients speak with it."""
 
     def lane(self, ticket: str, length: int, most: int = 0) -> Lane:  # noqa: ARG002 (all of it at once)
-        uploads = "/incoming/frontend/uploads"
-        given = {"Upload-Length": str(length), "Tus-Resumable": "1.0.0", "Incoming-Ticket": ticket}
-        requests.post(self.url + uploads, headers=given, timeout=30).raise_for_status()
-        return [
-            request(
-                "PATCH",
-                f"{uploads}/{ticket}",
-                length,
-                Content_Type="application/offset+octet-stream",
-                Upload_Offset="0",
-                Tus_Resumable="1.0.0",
-            )
-        ]
+        return by_tus(self.url, ticket, length)
+
+
+def by_tus(url: str, ticket: str, length: int) -> Lane:
+    """A file by tus: its creation, which is said here, then all bytes in one request.
+
+    :param url: of one of ours.
+    """
+    uploads = "/incoming/frontend/uploads"
+    given = {"Upload-Length": str(length), "Tus-Resumable": "1.0.0", "Incoming-Ticket": ticket}
+    requests.post(url + uploads, headers=given, timeout=30).raise_for_status()
+    return [
+        request(
+            "PATCH",
+            f"{uploads}/{ticket}",
+            length,
+            Content_Type="application/offset+octet-stream",
+            Upload_Offset="0",
+            Tus_Resumable="1.0.0",
+        )
+    ]
 
 
 def _chunk(path: str, session: str, start: int, end: int, length: int) -> Request:
