@@ -434,3 +434,26 @@ print(os.waitstatus_to_exitcode(status))
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
     )
     assert (run.stdout.strip(), run.stderr) == ("0", "")
+
+
+def test_one_machine_needs_nothing_of_what_several_do() -> None:
+    """Neither for an upload to its end nor for the operator's commands."""
+    code = """
+import sys, tempfile, threading
+for name in ("boto3", "botocore", "redis"):
+    sys.modules[name] = None
+from webob import Request
+from incoming_wsgi import Incoming
+from incoming_wsgi.__main__ import run_operator as operate
+told, storage = threading.Event(), tempfile.mkdtemp()
+incoming = Incoming(lambda environ, start_response: [], storage=storage, on_finish=lambda upload: told.set())
+headers = {"Incoming-Length": "3", "Incoming-Name": "x", "Content-Type": "application/octet-stream"}
+path = f"/incoming/frontend/uploads/{incoming.new_upload()}"
+answer = Request.blank(path, method="POST", body=b"abc", headers=headers).get_response(incoming)
+assert answer.status_code == 200, answer.text
+assert told.wait(20)
+incoming.close()
+sys.argv = ["incoming", "list", "--storage", storage]
+operate()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

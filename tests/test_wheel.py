@@ -55,6 +55,12 @@ def test_contents(wheel: Path) -> None:
     assert source <= names
 
 
+def test_what_only_several_machines_need_is_not_installed(python: str) -> None:
+    code = "from importlib.util import find_spec as f; print(f('boto3'), f('botocore'), f('redis'))"
+    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["None"] * 3
+
+
 @pytest.mark.parametrize("name", ["bottle_app", "flask_app"])
 def test_examples(name: str, wheel: Path, python: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("data"))

@@ -4,7 +4,6 @@ import json
 import logging
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from tests.support.redis_server import RedisServer, Watched
 from tests.support.reply_dropper import ReplyDropper
 from tests.support.waiting import eventually
 
-from ..helpers import ROOT, Child
+from ..helpers import Child
 
 Open = Callable[..., RedisRegistry]
 
@@ -796,19 +795,6 @@ def heard_of_change(registry: RedisRegistry, upload: Upload, heard: threading.Ev
 
 
 # -- the package ------------------------------------------------------------------------------------------------
-
-
-def test_without_it_the_package_is_not_needed() -> None:
-    code = """
-import sys, tempfile
-sys.modules["redis"] = None
-from incoming_wsgi import Incoming
-incoming = Incoming(lambda environ, start_response: [], storage=tempfile.mkdtemp(), on_finish=print)
-incoming.new_upload()
-incoming.close()
-assert not [name for name in sys.modules if name.startswith("redis.")]
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_where_the_package_is_missing_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

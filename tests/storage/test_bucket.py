@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from incoming_wsgi.storage.bucket import Address, check
-from tests.helpers import ROOT
 
 MIB = 2**20
 
@@ -51,15 +47,6 @@ def test_addresses(url: str, address: Address) -> None:
 def test_what_is_none(url: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Address.of(url)
-
-
-def test_a_folder_needs_no_boto3() -> None:
-    code = (
-        "import sys; from incoming_wsgi import Incoming; "
-        "Incoming(print, storage='/x'); "
-        "sys.exit(any(name.partition('.')[0] in ('boto3', 'botocore', 'redis') for name in sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
