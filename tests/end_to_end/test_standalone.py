@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -16,6 +17,8 @@ import requests
 
 from tests.support.chunk_client import ChunkClient
 from tests.support.processes import ROOT, Process, free_port
+from tests.support.redis_server import RedisServer
+from tests.support.s3_server import CREDENTIALS, S3Server
 from tests.support.waiting import eventually
 
 from .conftest import Connect, OpenPage, data_of, sha256
@@ -59,6 +62,7 @@ class BackEnd:
 class Standalone:
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self._bind, self._backend_bind = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self.public, self.internal = f"http://{self._bind}", f"http://{self._backend_bind}"
         command = [sys.executable, "-m", "incoming_wsgi", "--bind", self._bind, "--backend-bind", self._backend_bind]
@@ -310,3 +314,32 @@ def test_figures_of_all_workers(tmp_path: Path, back_end: BackEnd, chunk_client:
     without.mkdir()
     with standalone(without) as server:
         assert requests.get(f"{server.internal}/incoming/metrics", timeout=10).status_code == 404
+
+
+def test_two_servers_for_a_whole_organisation(
+    tmp_path: Path,
+    back_end: BackEnd,
+    chunk_client: Callable[..., ChunkClient],
+    ceph: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With Redis and Ceph: a ticket from one, chunks by turns, and the back end hears of it once."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    bucket = ceph.bucket()
+    with RedisServer(tmp_path / "redis", "always") as redis, ExitStack() as stack:
+        options = ("--registry", redis.url, "--storage", ceph.url(bucket, part_size=5 * 2**20))
+        one, two = (stack.enter_context(standalone(tmp_path / name, *options)) for name in ("one", "two"))
+        ticket, data = one.ticket(back_end, removeFileWhenFinished="false"), data_of(12_000_000)
+        clients = [chunk_client(server.public, ticket, data) for server in (one, two)]
+        clients[0].open()
+        clients[1].session = clients[0].session
+        for client, start in zip(itertools.cycle(clients), range(0, len(data), 3_000_000), strict=False):
+            assert client.put(start, min(start + 3_000_000, len(data))).status_code == 200
+        eventually(lambda: clients[1].status()["phase"] == "finished")
+        (call,) = back_end.calls
+        assert call["id"] == ticket
+        place, _, key = call["filename"].removeprefix("s3://").partition("/")
+        assert place == bucket
+        stored: bytes = ceph.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        assert sha256(stored) == sha256(data)
