@@ -75,6 +75,7 @@ _COMEBACK = 600.0  # seconds after its start in which a process lets no upload e
 _GRACE = 5.0  # seconds that whoever brought the last byte has to complete the upload by itself
 _TOMBSTONE = 86400.0  # seconds for which a closed upload can still be asked for
 _GIVING_BACK = 1.0  # seconds between two attempts to give an upload back that can't be completed now
+_SETTLED = 3.0  # seconds after which nobody is still storing what was begun before a registry was emptied
 _ORPHAN_AGE = 86400.0  # seconds after which bytes of an upload that nobody knows are put aside
 _ORPHAN_INTERVAL = 3600.0  # seconds between two looks for them
 _CONFLICTS = 50  # times that a move is tried again because somebody else moved first
@@ -187,6 +188,7 @@ class Receiver:
     ) -> None:
         self.registry = registry
         registry.moved = _tell_of_move
+        registry.apps = tuple(apps)
         self._visitor = INSIDER
         self._lanes = Turnstile(connections)
         self._fsync = fsync
@@ -200,6 +202,8 @@ class Receiver:
         self._looking: set[str] = set()
         self._completions = offload.Crew(_COMPLETIONS, "completion")
         self._stopped = threading.Event()
+        self._called = threading.Event()
+        registry.began_anew = self._called.set
         self._resting = threading.Event()
         self._made_at = time.monotonic()
         self._orphans_sought_at = self._made_at
@@ -230,6 +234,7 @@ class Receiver:
         if self._stopped.is_set():
             return
         self._stopped.set()
+        self._called.set()
         self._outbox.stop()
         self.registry.close()
 
@@ -829,28 +834,53 @@ class Receiver:
             if not alone:
                 raise Unavailable("Somebody else recovers uploads at the moment.")
             for app in self._apps.values():
-                for name, storage in app.all_storages.items():
-                    # Whoever joins an upload needs its parts.
-                    for upload in sorted(storage.remembered(), key=lambda one: one.state is State.JOINING):
-                        if upload.app == app.name:
-                            yield self._record_anew(upload.but(dest_type=name))
+                loss = self.registry.lost(app.name)
+                yield from self._restore(app)
+                if loss is not None:
+                    self.registry.regained(app.name, loss.era)
 
-    def _record_anew(self, upload: Upload) -> tuple[Upload, bool]:
-        known = self.registry.get(upload.id)
-        if known is not None:
-            return known, False
-        found = upload.but(active_at=self.registry.now()).under(self.registry.boot_id)
-        log.warning("the upload %s was lost, and is known again", shortened(upload.id))
-        return self.registry.create(found), True
+    def _restore(self, app: App) -> Iterator[tuple[Upload, bool]]:
+        for name, storage in app.all_storages.items():
+            # Whoever joins an upload needs its parts.
+            for upload in sorted(storage.remembered(), key=lambda one: one.state is State.JOINING):
+                if upload.app == app.name:
+                    found = upload.but(dest_type=name, active_at=self.registry.now()).under(self.registry.boot_id)
+                    is_anew = self.registry.restore(found)
+                    if is_anew:
+                        log.warning("the upload %s was lost, and is known again", shortened(upload.id))
+                    yield found, is_anew
+
+    def _regain(self, app: App) -> None:
+        """Where the registry has begun anew: what an operator's ``recover`` would do.
+
+        At once, so that uploads go on; and once more a little later, for what was just being stored. Until then nobody
+        is told that there is no such upload.
+        """
+        loss = self.registry.lost(app.name)
+        if loss is None:
+            return
+        try:
+            found = [upload for upload, is_anew in self._restore(app) if is_anew]
+            self.registry.sync()
+            if loss.seconds >= _SETTLED:
+                self.registry.regained(app.name, loss.era)
+        except (IncomingError, OSError) as error:
+            log.warning("lost uploads of %s can't be sought now; trying again: %s", app.name, error)
+        else:
+            if found:
+                log.warning("the registry was emptied; %d uploads of %s are known again", len(found), app.name)
 
     def _keep(self) -> None:
         while not self._stopped.is_set():
             more = False
+            self._called.clear()
             for storage in self._storages:
                 storage.tidy()
             try:
                 with nullcontext(False) if self._resting.is_set() else self.registry.alone("sweep") as alone:
                     if alone:
+                        for app in self._apps.values():
+                            self._regain(app)
                         more = self.sweep(expire=self._was_there_for_clients)
                         self.registry.maintain()
             except IncomingError as error:
@@ -858,7 +888,7 @@ class Receiver:
             except Exception:
                 log.exception("the sweep failed; trying again")
             interval = _SWEEP_PAUSE if more else _SWEEP_INTERVAL
-            self._stopped.wait(interval * random.uniform(0.8, 1.2))
+            self._called.wait(interval * random.uniform(0.8, 1.2))
 
     @property
     def _was_there_for_clients(self) -> bool:
@@ -920,6 +950,9 @@ class Receiver:
         except IncomingError as error:
             log.warning("upload %s can't be completed yet: %s", shortened(upload.id), error)
             self._give_back(upload)
+        except Conflict:
+            log.info("upload %s moved on while it was completed", shortened(upload.id))
+            self._give_back(upload)
         finally:
             self._completing.discard(upload.id)
 
@@ -935,11 +968,22 @@ class Receiver:
         """The next sweep tries again, anybody's: but nobody takes an upload from a process that lives."""
         while not self._stopped.is_set():
             try:
-                self._save_quietly(upload, upload.but(holder=""))
+                if self._save_quietly(upload, upload.but(holder="")) is None:
+                    self._know_again(upload)
             except IncomingError:
                 self._stopped.wait(_GIVING_BACK)
             else:
                 return
+
+    def _know_again(self, upload: Upload) -> None:
+        """Where a registry was emptied while we completed an upload: that it is complete, nobody else may know."""
+        current = self.registry.get(upload.id)
+        if current is None:
+            self.registry.create(upload.but(version=0, session="", holder=""))
+        elif current.is_to_be_reopened and current.taken_back == upload.taken_back and upload.state is State.COMPLETING:
+            self._storage(upload).sync(upload)
+            about = {"length": upload.length, "protocol": upload.protocol, "notes": upload.notes}
+            self._save_quietly(current, current.to(State.COMPLETING, **about), all_came=True)
 
     def _join(self, upload: Upload) -> None:
         """Only when all is on the disk, and recorded so, do the parts go."""
@@ -1105,6 +1149,8 @@ class Receiver:
         upload = self.registry.get(delivery.upload_id)
         if upload is None or upload.state is State.DAMAGED:
             return
+        if upload.state in _HELD_STATES | OPEN_STATES:
+            return  # its record was lost and made anew: the app is told again, under the same event id
         try:
             if delivery.kind != "finished":
                 self._told_of_end(upload, delivery, outcome)

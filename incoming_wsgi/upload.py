@@ -210,8 +210,11 @@ class Upload:
 
     @property
     def is_to_be_reopened(self) -> bool:
-        """Whether bytes were taken back and nobody has opened it since: what its senders know of it is wrong."""
-        return bool(self.taken_back) and not self.session and self.state in OPEN_STATES
+        """Whether bytes were taken back, or its record made anew, and nobody has opened it since: what its senders know
+        of it is wrong.
+        """
+        is_anew = self.version == 0 and self.state is not State.WAITING
+        return bool(self.taken_back or is_anew) and not self.session and self.state in OPEN_STATES
 
     @property
     def offset(self) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from incoming_wsgi import operate
-from incoming_wsgi.errors import Replaced, Unavailable, UnknownUpload
+from incoming_wsgi import receiver as engine_room
+from incoming_wsgi.errors import Unavailable, UnknownUpload
 from incoming_wsgi.gates.terms import Terms
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.registry.sqlite import SQLiteRegistry
@@ -126,7 +127,6 @@ def test_a_hand_over_that_was_waiting(site: Site) -> None:
     one.until(ticket, State.HANDING_OVER)  # nobody delivers
     site.lose()
     two = site.machine()
-    assert two.registry.get(ticket) is None
     assert list(recovered(two)) == [ticket]
     two.start()
     eventually(lambda: two.receiver.sweep() or two.app.notices)
@@ -304,7 +304,7 @@ def test_while_the_machines_run(site: Site) -> None:
         assert any(line.startswith(arriving) and f"{PART} of {LENGTH}" in line for line in lines)
         assert list(operate.recover(operator.receiver)) == ["0 uploads are known again; 2 were known."]
         session.discard()
-        with pytest.raises(Replaced):
+        with pytest.raises(Unavailable, match="open it anew"):
             send(session, PART, DATA[PART:])
     go_on(one, arriving)
     one.receiver.sweep()
@@ -320,3 +320,152 @@ def test_only_one_at_a_time(site: Site) -> None:
     one, two = site.machine(), site.machine()
     with one.registry.alone("recover"), pytest.raises(Unavailable):
         list(two.receiver.recover())
+
+
+# -- by itself --------------------------------------------------------------------------------------------------
+
+emptied = pytest.mark.parametrize("site", ["rclone", "ceph", "files-redis"], indirect=True)
+
+
+@pytest.fixture
+def settling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing takes long here."""
+    monkeypatch.setattr(engine_room, "_SETTLED", 0.3)
+    monkeypatch.setattr(engine_room, "_SWEEP_INTERVAL", 0.2)
+
+
+def is_unknown(engine: Engine, ticket: str) -> bool:
+    """Whether the ticket is; that one has to come again counts as not."""
+    try:
+        engine.receiver.status(ticket)
+    except UnknownUpload:
+        return True
+    except Unavailable:
+        return False
+    return False
+
+
+def is_finished(engine: Engine, ticket: str) -> bool:
+    try:
+        return engine.state(ticket) is State.FINISHED
+    except Unavailable:
+        return False
+
+
+@emptied
+def test_of_itself(site: Site, settling: None) -> None:
+    """Nobody does anything: what had been handed over, or was arriving, goes on, and is never called unknown."""
+    one = site.machine()
+    one.start()
+    one.app.answers = ["wait"]
+    eventually(lambda: one.registry.lost("app") is None)
+    waiting, arriving, unused = one.ticket(), one.ticket(), one.ticket()
+    one.send(waiting, DATA)
+    one.until(waiting, State.WAITING_FOR_APP)
+    with one.open(arriving, LENGTH) as session:
+        send(session, 0, DATA[:PART])
+    two = site.machine()
+    two.start()
+    site.lose()
+    assert not any(is_unknown(two, ticket) for ticket in (waiting, arriving, unused))
+    eventually(lambda: is_unknown(two, unused))
+    assert two.receiver.status(arriving).is_to_be_reopened
+    go_on(two, arriving)
+    for ticket in (waiting, arriving):
+        eventually(lambda ticket=ticket: is_finished(two, ticket))  # type: ignore[misc]
+    heard = [notice for machine in (one, two) for notice in machine.app.notices]
+    assert {notice.upload.id for notice in heard} == {waiting, arriving}
+    assert len({notice.delivery.event_id for notice in heard}) == 2
+    assert all(notice.upload.sha256 == SHA256 for notice in heard)
+
+
+@emptied
+def test_of_itself_and_again(site: Site, settling: None) -> None:
+    """Each loss counts, also one in the middle of the search for what an earlier one has taken."""
+    one = site.machine()
+    ticket = one.ticket()
+    arrive(one, ticket, PART)
+    one.start()
+    for _ in range(3):
+        site.lose()
+        eventually(lambda: one.registry.lost("app") is None)
+        assert one.receiver.status(ticket).is_to_be_reopened
+        site.lose()
+
+
+@emptied
+def test_what_is_lost_while_it_is_sought(site: Site) -> None:
+    registry = site.machine().registry
+    for era in ("", registry.boot_id, ""):
+        site.lose()
+        registry.regained("app", era)
+        assert registry.lost("app") is not None
+    registry = site.machine().registry
+    registry.regained("app", registry.boot_id)
+    assert registry.lost("app") is None
+
+
+@emptied
+def test_what_was_being_completed(site: Site, settling: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client has said that it is complete, and nobody has written that down beside the bytes yet."""
+    one = site.machine()
+    ticket = one.ticket()
+    remember = one.storage.remember
+
+    def lose_first(upload: Upload) -> None:
+        monkeypatch.setattr(one.storage, "remember", remember)
+        site.lose()
+        one.start()
+        eventually(lambda: one.registry.lost("app") is None)
+        remember(upload)
+
+    with one.receiver.open(ticket, length=LENGTH, protocol="ietf") as session:  # type: ignore[union-attr]
+        for start in (0, PART):
+            send(session, start, DATA[start : start + PART])
+            _let_a_second_pass(one)
+        send(session, 2 * PART, DATA[2 * PART :])
+        monkeypatch.setattr(one.storage, "remember", lose_first)
+        one.receiver.complete(session.upload)
+    eventually(lambda: one.app.notices)
+    eventually(lambda: is_finished(one, ticket))
+    assert [notice.upload.sha256 for notice in one.app.notices] == [SHA256]
+
+
+@emptied
+def test_the_app_answers_meanwhile(site: Site, settling: None) -> None:
+    """It is told again, under the same event id."""
+    one = site.machine()
+    one.start()
+    one.app.may_answer.clear()
+    ticket = one.ticket()
+    one.send(ticket, DATA)
+    eventually(lambda: one.app.notices)
+    site.lose()
+    one.app.may_answer.set()
+    eventually(lambda: is_finished(one, ticket))
+    assert len({notice.delivery.event_id for notice in one.app.notices}) == 1
+
+
+@emptied
+def test_a_lane_of_which_the_registry_knows_nothing(site: Site, settling: None) -> None:
+    """Its client comes again, and is told then that the upload is to be opened anew."""
+    one = site.machine()
+    ticket = one.ticket()
+    with one.open(ticket, LENGTH) as session:
+        send(session, 0, DATA[:PART])
+        site.lose()
+        with pytest.raises(Unavailable):
+            send(session, PART, DATA[PART:])
+        with pytest.raises(Unavailable):
+            one.receiver.pause(ticket, session.token)
+    one.start()
+    eventually(lambda: one.registry.lost("app") is None)
+    go_on(one, ticket)
+    one.until(ticket, State.FINISHED)
+
+
+def test_a_registry_that_nobody_can_empty(engine: Engine) -> None:
+    assert engine.registry.lost("app") is None
+    engine.registry.regained("app", "")
+    with pytest.raises(UnknownUpload):
+        engine.receiver.status(Upload().id)

@@ -35,7 +35,7 @@ from ..errors import (
 from ..receiver import Receiver
 from ..session import Session
 from ..storage import Data
-from ..upload import State, Upload, shortened
+from ..upload import OPEN_STATES, State, Upload, shortened
 from ..wire.bulk import Bulk, Chain, bulk_of
 
 log = logging.getLogger("incoming_wsgi")
@@ -134,7 +134,7 @@ class Conversation:
         if self._upload is None:
             return False
         upload = self._receiver.registry.get(self._upload.id)
-        if upload is None or upload.session != self._upload.session:
+        if upload is None or not self._is_ours(upload):
             return True
         if upload.state is State.FINISHED:
             return self._turn is _Turn.END  # else the front end has to hear MsgUploadConf and MsgAck it first
@@ -383,9 +383,15 @@ class Conversation:
             raise Undeliverable
         if upload.is_to_be_reopened:
             raise Unavailable("Some bytes of this upload are needed again.", retry_after=1)
-        if upload.session != self._upload.session:
+        if not self._is_ours(upload):
             raise Replaced
         return []
+
+    def _is_ours(self, upload: Upload) -> bool:
+        """Beyond the last byte also one whose record was lost and made anew: nobody can have opened it since."""
+        assert self._upload is not None
+        is_anew = not upload.session and upload.state not in OPEN_STATES
+        return is_anew or upload.session == self._upload.session
 
     def _expect(self, turn: _Turn, what: str) -> None:
         if self._turn is not turn:

@@ -82,7 +82,23 @@ def entry_of(before: Upload | None, after: Upload) -> dict[str, str] | None:
     return {name: text for name, text in about.items() if text}
 
 
+@dataclass(frozen=True)
+class Loss:
+    """That a registry has begun anew: uploads of which it was told before may be missing.
+
+    :ivar era: in which they are missing; see :attr:`Registry.boot_id`.
+    :ivar seconds: for which that has been known.
+    """
+
+    era: str
+    seconds: float
+
+
 def _nobody_cares(_before: Upload | None, _after: Upload) -> None:
+    pass
+
+
+def _nobody_is_called() -> None:
     pass
 
 
@@ -95,6 +111,12 @@ class Registry(ABC):
 
     #: Told of each change that this process has saved: the upload before (none, of a new one) and after it.
     moved: Callable[[Upload | None, Upload], None] = staticmethod(_nobody_cares)
+
+    #: Called when this registry may have begun anew; it must neither block nor raise.
+    began_anew: Callable[[], None] = staticmethod(_nobody_is_called)
+
+    #: Whose uploads this process is asked for.
+    apps: Collection[str] = ()
 
     @property
     @abstractmethod
@@ -137,7 +159,10 @@ class Registry(ABC):
 
     @abstractmethod
     def get(self, upload_id: str) -> Upload | None:
-        """The upload as it is now."""
+        """The upload as it is now.
+
+        :raises Unavailable: it is not here, and may be one of :attr:`apps` that was lost; see :meth:`lost`.
+        """
 
     def glance(self, upload_id: str) -> Upload | None:
         """The upload as it was a moment ago, at least: for what is decided again when it is recorded."""
@@ -205,6 +230,22 @@ class Registry(ABC):
     @abstractmethod
     def find_expired(self, now: float, limit: int = 1000) -> list[Upload]:
         """Open uploads whose time (``expires_at``) is over, the longest first."""
+
+    def lost(self, app: str) -> Loss | None:  # noqa: ARG002
+        """Whether uploads of an app may be missing, because this registry has begun anew and nobody has said
+        :meth:`regained` since. One that can't be emptied while processes use it need not know.
+        """
+        return None
+
+    def regained(self, app: str, era: str) -> None:  # noqa: B027 (see lost)
+        """What the storages remember of the uploads of an app is recorded again, as it was sought in that era."""
+
+    def restore(self, upload: Upload) -> bool:
+        """Record an upload of which a storage knows, unless it is here; says whether it was not."""
+        if self.get(upload.id) is not None:
+            return False
+        self.create(upload)
+        return True
 
     @abstractmethod
     def parts_of(self, upload_id: str) -> list[Upload]:

@@ -28,7 +28,7 @@ from ..errors import Conflict, IncomingError, Unavailable
 from ..extents import Extents
 from ..gates.quotas import Quota, Rate, Use
 from ..upload import State, Upload
-from . import LONGEST_TRAIL, Delivery, Entry, Registry, Unsubscribe, entry_of
+from . import LONGEST_TRAIL, Delivery, Entry, Loss, Registry, Unsubscribe, entry_of
 from .boot import boot_id_of_machine
 from .glances import Glances
 from .group import Group
@@ -189,7 +189,18 @@ class RedisRegistry(Registry):
         return created
 
     def get(self, upload_id: str) -> Upload | None:
+        found = self._look(upload_id)
+        return self._get_surely(upload_id) if found is None and self.apps else found
+
+    def _look(self, upload_id: str) -> Upload | None:
         return next(self._uploads(self._run("get", upload_id)), None)
+
+    def _get_surely(self, upload_id: str) -> Upload | None:
+        """In one step: whether it is here, and if not, whether it could be."""
+        answer = self._run("get_surely", upload_id, *self.apps)
+        if answer is None:
+            raise Unavailable("The server is looking for the uploads that it knew; what has arrived is kept.")
+        return next(self._uploads(answer), None)
 
     def glance(self, upload_id: str) -> Upload | None:
         """Remembered, until this process hears that it was changed."""
@@ -305,8 +316,31 @@ class RedisRegistry(Registry):
     def _uploads(self, answer: list[Any]) -> Iterator[Upload]:
         """What a script answers: the era, then uploads."""
         era, *texts = answer
-        self._era = era
+        self._note_era(era)
         return (_upload(text, era) for text in texts)
+
+    # -- after a loss ------------------------------------------------------------------------------------------
+
+    def lost(self, app: str) -> Loss | None:
+        answer = self._run("lost", app)
+        return None if answer is None else Loss(answer[0], float(answer[1]))
+
+    def regained(self, app: str, era: str) -> None:
+        self._run("regained", app, era)
+
+    def restore(self, upload: Upload) -> bool:
+        if self._look(upload.id) is not None:
+            return False
+        self.create(upload)
+        self._try(self._client.publish, f"{self._prefix}:changed", upload.id)  # somebody may wait for its end
+        return True
+
+    def _note_era(self, era: str) -> None:
+        """Another one may be that of a server that was emptied."""
+        is_another = era != self._era
+        self._era = era
+        if is_another:
+            self.began_anew()
 
     def trail(self, upload_id: str) -> list[Entry]:
         lines = self._try(self._client.lrange, f"{self._prefix}:trail:{upload_id}", 0, -1)
@@ -416,8 +450,9 @@ class RedisRegistry(Registry):
                 return
             duties = [part for duty in tuple(self._duties.items()) for part in duty]
             new_era = secrets.token_hex(8)
-            shown, self._era = self._run("beat", self._holder, self._boot, _LEASE, self._latest, new_era, *duties)
+            shown, era = self._run("beat", self._holder, self._boot, _LEASE, self._latest, new_era, *duties)
             self._notice_time(shown)
+            self._note_era(era)
 
     def _keep_alive(self) -> None:
         while not self._closed.wait(_BEAT_INTERVAL):
