@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 
 from . import networks
 from .laboratory import Campaign, Case
-from .machines import Cluster, running
+from .machines import APP, Cluster, running
 from .senders import ALL_SENDERS, Sender, finish_all
 
 _UPLOADS, _AT_ONCE = {False: 30, True: 500}, {False: 8, True: 16}
@@ -25,6 +25,7 @@ _WORKERS = {False: 1, True: 2}  # processes of a machine
 _SECONDS = 120.0  # that the last senders may take to get to their ends
 _SEEN_FOR = 3.0  # seconds for which a dead machine stays dead; its clients should send again within two
 _PROBE = 0.05  # seconds between two tickets that are asked for meanwhile
+_REGAINED = 60.0  # seconds in which the machines know again what a flush has taken, at most
 
 
 def case(case: Case) -> None:
@@ -98,6 +99,7 @@ class Traffic(threading.Thread):
         network = chance.choice([None, *self._cluster.clients])
         sender = kind(self._cluster.url, self._cluster.ticket(), data, chunk, pause, network=network)
         sender.is_forgiving = self._cluster.redis.has_failed_over
+        sender.page = self._cluster
         self.senders.append(sender)
         sender.start()
 
@@ -172,6 +174,21 @@ def _restart_redis(case: Case, cluster: Cluster, traffic: Traffic) -> None:
     eventually(cluster.redis.is_complete, 60, "a master with its replica")
 
 
+def _flush_redis(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    """Nobody does anything about it. What was acknowledged is in S3, and is not asked for again."""
+    registry = RedisRegistry(cluster.redis.url)
+    try:
+        eventually(lambda: registry.lost(APP) is None, _REGAINED, "a registry with nothing missing")
+        before = len(registry.find(set(State)))
+        cluster.flush_redis()
+        began = time.monotonic()
+        eventually(lambda: registry.lost(APP) is None, _REGAINED, "the registry being whole again")
+        case.measured("seconds until a flushed Redis was whole again", time.monotonic() - began)
+        case.measured("uploads that a flush has taken", before)
+    finally:
+        registry.close()
+
+
 def _fail_over(case: Case, cluster: Cluster, traffic: Traffic) -> None:
     traffic.forgive()
     with _probed(case, cluster):
@@ -226,6 +243,7 @@ _FAULTS: Mapping[str, Callable[[Case, Cluster, Traffic], None]] = {
     "clients are cut off": _lose_clients,
     "Redis is killed and started again": _restart_redis,
     "the other Redis takes over": _fail_over,
+    "Redis is flushed": _flush_redis,
     "S3 does some calls wrong": _strike_s3,
 }
 
@@ -234,11 +252,14 @@ _FAULTS: Mapping[str, Callable[[Case, Cluster, Traffic], None]] = {
 
 
 def _judge(case: Case, cluster: Cluster, sender: Sender) -> None:
-    """The app has acted on the right bytes, once; it was told under one event id."""
+    """The app has acted on the right bytes, once; it was told under one event id, and of no ticket that was forgotten."""
     story = eventually(lambda: cluster.story(sender.ticket), 60, f"the app hearing of {sender.ticket}")
     effects = [line for line in story if line["what"] == "effect"]
     assert [line["sha256"] for line in effects] == [hashlib.sha256(sender.data).hexdigest()], story
     assert len({line["event_id"] for line in story}) == 1
+    for ticket in sender.forgotten:
+        assert not cluster.story(ticket), "an upload that was said to be unknown was handed over"
+        case.injected("of these, forgotten tickets")
     case.measured("times that the app was told of a file", sum(line["what"] == "settled" for line in story))
     for _, seconds in sender.delays:
         case.measured("seconds from a chunk to its acknowledgement", seconds)
@@ -249,14 +270,19 @@ def _assert_nothing_is_left(cluster: Cluster, traffic: Traffic) -> None:
     registry = RedisRegistry(cluster.redis.url)
     try:
         for sender in traffic.senders:
-            eventually(lambda: _is_over(registry, sender.ticket), 60, f"the end of {sender.ticket}")  # noqa: B023
+            eventually(lambda: _is_over(cluster, registry, sender.ticket), 60, f"the end of {sender.ticket}")  # noqa: B023
     finally:
         registry.close()
 
 
-def _is_over(registry: RedisRegistry, ticket: str) -> bool:
+def _is_over(cluster: Cluster, registry: RedisRegistry, ticket: str) -> bool:
+    """What had ended when Redis was flushed is known no more; an end of that moment may look damaged."""
     upload = registry.get(ticket)
-    return upload is not None and upload.state is State.FINISHED and registry.due(ticket) is None
+    if registry.due(ticket) is not None:
+        return False
+    if cluster.has_been_flushed and (upload is None or upload.state is State.DAMAGED):
+        return cluster.has_file(ticket)
+    return upload is not None and upload.state is State.FINISHED
 
 
 CAMPAIGN = Campaign(

@@ -37,6 +37,9 @@ _PART = 5 * 2**20
 #: Seconds after which a machine does not wait for S3 any more, and for which a silent S3 is silent.
 _S3_TIMEOUT, _SILENCE = 2, 3.0
 
+#: The name of the app that all machines serve.
+APP = "app"
+
 _EMPTY = 10.0  # seconds in which a drained machine is empty, at most; else it is stopped all the same
 
 
@@ -90,6 +93,7 @@ class Cluster:
     redis_address: str
     s3_address: str
     record: Path
+    has_been_flushed: bool = False
 
     def ticket(self) -> str:
         """As soon as there is one."""
@@ -102,6 +106,15 @@ class Cluster:
         except requests.RequestException:
             return ""
         return answer.text if answer.ok else ""
+
+    def has_file(self, ticket: str) -> bool:
+        return any(line["what"] == "effect" for line in self.story(ticket))
+
+    def flush_redis(self) -> None:
+        """All that it knew is gone."""
+        self.has_been_flushed = True
+        with self.redis.master.client() as client:
+            client.flushall()
 
     def story(self, ticket: str) -> list[dict[str, Any]]:
         """What the app has done about an upload, in order."""

@@ -10,14 +10,16 @@ import hashlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Protocol
 
 import requests
 from websocket import WebSocketBadStatusException, WebSocketException
 
 from tests.support.chunk_client import ChunkClient, Refused
-from tests.support.front_end_0_1 import Closed, FrontEnd
+from tests.support.front_end_0_1 import Closed, FrontEnd, FrontEndError
 from tests.support.processes import AppServer
 from tests.support.waiting import eventually
 
@@ -29,8 +31,25 @@ _COMEBACK = 0.1
 #: Answers of servers, and of proxies before them, by which a front end comes again.
 _PASSING_STATUS = frozenset({502, 503, 504})
 
+#: By which it is told that there is no such upload (any more): ``unknown_upload`` and ``damaged``.
+_FORGOTTEN_STATUS, _FORGOTTEN_CODES = frozenset({404, 410}), frozenset({6, 15})
+
 #: Close codes by which it does; ``None``: the connection was cut.
 _PASSING_CLOSE = frozenset({None, 1012, 1013})
+
+
+#: Chunks that a client with several lanes has on their way.
+_LANES = 3
+
+
+class Page(Protocol):
+    """What the app's page can do for an upload, besides sending its bytes."""
+
+    def ticket(self) -> str:
+        """A new one."""
+
+    def has_file(self, ticket: str) -> bool:
+        """Whether the app has acted on the file."""
 
 
 class Sender(threading.Thread, ABC):
@@ -48,6 +67,9 @@ class Sender(threading.Thread, ABC):
     :ivar is_forgiving: whether the server may have forgotten what it had acknowledged: after a fail-over of Redis, say.
     :ivar returns: seconds from each trouble until it sends bytes again.
     :ivar gaps: seconds from each trouble to the next acknowledgement.
+    :ivar page: where a server may forget tickets: what helps then. That is a failure if a byte had been acknowledged,
+        unless the app has the file.
+    :ivar forgotten: tickets that were forgotten.
     """
 
     def __init__(
@@ -84,6 +106,8 @@ class Sender(threading.Thread, ABC):
         self._in_a_hurry = threading.Event()
         self._given_up = False
         self._trouble_at: float | None = None
+        self.page: Page | None = None
+        self.forgotten: list[str] = []
 
     def hurry(self) -> None:
         """Make no more pauses."""
@@ -99,10 +123,19 @@ class Sender(threading.Thread, ABC):
         """Whether it is in the middle of its file."""
         return self.is_alive() and 0 < self.acknowledged < len(self.data)
 
+    @property
+    def away_since(self) -> float | None:
+        """When it ran into trouble, if it has not sent anything since; by the monotonic clock."""
+        return self._away_since
+
+    def _enter(self) -> None:
+        """This thread is on the network of this sender."""
+        if self._network is not None:
+            self._network.enter()
+
     def run(self) -> None:
         try:
-            if self._network is not None:
-                self._network.enter()
+            self._enter()
             while not self._given_up and not self._attempt():
                 time.sleep(_COMEBACK)
         except Exception as error:  # noqa: BLE001 (whatever it is, the front end is at its end)
@@ -113,6 +146,8 @@ class Sender(threading.Thread, ABC):
         try:
             self._upload()
         except Exception as error:
+            if self.page is not None and is_forgotten(error):
+                return self._ask(self.page)
             if not self._is_passing(error):
                 raise
             self.troubles.append(f"{type(error).__name__}: {error}")
@@ -125,6 +160,17 @@ class Sender(threading.Thread, ABC):
 
     def _is_passing(self, error: Exception) -> bool:
         return is_passing(error)
+
+    def _ask(self, page: Page) -> bool:
+        """The server does not know the upload: says whether the app does; else it is begun anew."""
+        if page.has_file(self.ticket):
+            self.is_finished = True
+            return True
+        assert not self.acknowledged, f"{self.acknowledged} bytes were acknowledged, and the upload is forgotten"
+        self.forgotten.append(self.ticket)
+        self.ticket = page.ticket()
+        self._sent = 0
+        return False
 
     @abstractmethod
     def _upload(self) -> None:
@@ -186,6 +232,38 @@ class ChunkSender(Sender):
         assert self._is_within(status["offset"]), f"{status['offset']} of {self._sent} sent"
         self._missing, self.acknowledged = status["missing"], status["offset"]
         return status
+
+
+class LanesSender(ChunkSender):
+    """Over HTTP, with several chunks on their way at a time, as a browser has."""
+
+    def _upload(self) -> None:
+        client = ChunkClient(self._url, self.ticket, self.data)
+        self._sent = len(self.data)
+        try:
+            with ThreadPoolExecutor(_LANES, initializer=self._enter) as lanes:
+                status = self._noted(client.open())
+                while status["missing"]:
+                    began = self._sends_again()
+                    pieces = list(islice(self._pieces(), _LANES))
+                    answers = list(lanes.map(lambda piece: client.answer(client.put(*piece)), pieces))
+                    self._got_on(began)
+                    assert self.is_forgiving or not any(map(_is_missing, answers, pieces))
+                    status = self._noted(client.status())
+                    self._rest()
+            assert client.wait(status)["phase"] == "finished"
+        finally:
+            client.http.close()
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        """What is missing, as long as the chunks are."""
+        for first, last in self._missing:
+            for start in range(first, last, self._chunk):
+                yield start, min(last, start + self._chunk)
+
+
+def _is_missing(status: dict[str, Any], piece: tuple[int, int]) -> bool:
+    return any(start < piece[1] and piece[0] < end for start, end in status["missing"])
 
 
 class WebSocketSender(Sender):
@@ -273,6 +351,13 @@ SENDERS: tuple[type[Sender], ...] = (ChunkSender, WebSocketSender)
 
 #: Of all dialects. A tus client asks for the offset, and may be told of more than was acknowledged.
 ALL_SENDERS: tuple[type[Sender], ...] = (*SENDERS, TusSender)
+
+
+def is_forgotten(error: Exception) -> bool:
+    """Whether a front end is told by this that there is no such upload, or that its file is gone."""
+    if isinstance(error, Refused):
+        return error.status in _FORGOTTEN_STATUS
+    return isinstance(error, FrontEndError) and error.args[0]["ErrorCode"] in _FORGOTTEN_CODES
 
 
 def is_passing(error: Exception) -> bool:
