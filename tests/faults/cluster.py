@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from incoming_wsgi.registry.redis import RedisRegistry
+from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.upload import State
 from tests.support.s3_faults import Fault
 from tests.support.s3_server import Ceph
@@ -17,10 +18,13 @@ from tests.support.waiting import eventually
 
 from . import networks
 from .laboratory import Campaign, Case
-from .machines import APP, Cluster, running
-from .senders import ALL_SENDERS, Sender, finish_all
+from .machines import APP, PART, Cluster, running
+from .senders import ALL_SENDERS, ChunkSender, LanesSender, Sender, TusSender, WebSocketSender, finish_all
 
 _UPLOADS, _AT_ONCE = {False: 30, True: 500}, {False: 8, True: 16}
+_LARGE_ONE_IN = {False: 9, True: 10}  # uploads; of the others none has two parts
+_MEBIBYTES = {False: (12, 14), True: (12, 30)}  # of such a one
+_LARGE_SENDERS = (LanesSender, ChunkSender, TusSender, WebSocketSender)
 _WORKERS = {False: 1, True: 2}  # processes of a machine
 _SECONDS = 120.0  # that the last senders may take to get to their ends
 _SEEN_FOR = 3.0  # seconds for which a dead machine stays dead; its clients should send again within two
@@ -30,7 +34,7 @@ _REGAINED = 60.0  # seconds in which the machines know again what a flush has ta
 
 def case(case: Case) -> None:
     with Ceph(case.folder / "ceph") as s3, running(case.folder, s3, _WORKERS[case.full]) as cluster:
-        traffic = Traffic(cluster, case, _UPLOADS[case.full], _AT_ONCE[case.full])
+        traffic = Traffic(cluster, case)
         traffic.start()
         try:
             while traffic.is_needed:
@@ -58,11 +62,12 @@ class Traffic(threading.Thread):
     :ivar senders: those that have begun.
     """
 
-    def __init__(self, cluster: Cluster, case: Case, count: int, at_once: int) -> None:
+    def __init__(self, cluster: Cluster, case: Case) -> None:
         super().__init__(daemon=True)
         self.senders: list[Sender] = []
         self.failure: Exception | None = None
-        self._cluster, self._count, self._at_once = cluster, count, at_once
+        self._cluster, self._case = cluster, case
+        self._count, self._at_once = _UPLOADS[case.full], _AT_ONCE[case.full]
         self._chance = case.random.__class__(case.random.random())
         self._is_over = False
 
@@ -92,16 +97,32 @@ class Traffic(threading.Thread):
             sender.give_up()
 
     def _begin(self) -> None:
-        chance = self._chance
-        kind = ALL_SENDERS[len(self.senders) % len(ALL_SENDERS)]
-        data = chance.randbytes(int(2 ** chance.uniform(15, 21)))
-        chunk, pause = chance.randrange(50_000, 400_000), chance.uniform(0.0, 1.5)
-        network = chance.choice([None, *self._cluster.clients])
-        sender = kind(self._cluster.url, self._cluster.ticket(), data, chunk, pause, network=network)
+        turn, which = divmod(len(self.senders), _LARGE_ONE_IN[self._case.full])
+        sender = self._large(turn) if which == 1 else self._small(len(self.senders))
         sender.is_forgiving = self._cluster.redis.has_failed_over
         sender.page = self._cluster
         self.senders.append(sender)
         sender.start()
+
+    def _small(self, number: int) -> Sender:
+        """Its file has one part, and comes in pieces of it."""
+        size = int(2 ** self._chance.uniform(15, 21))
+        kind = ALL_SENDERS[number % len(ALL_SENDERS)]
+        return self._made(kind, size, self._chance.randrange(50_000, 400_000), self._chance.uniform(0.0, 1.5))
+
+    def _large(self, number: int) -> Sender:
+        """Its file has several parts; in some dialects a chunk can be one, or more."""
+        kind = _LARGE_SENDERS[number % len(_LARGE_SENDERS)]
+        self._case.injected(f"of the uploads, by a {kind.__name__} in several parts")
+        least, most = _MEBIBYTES[self._case.full]
+        longest = 400_000 if kind is WebSocketSender else self._chance.choice([1_000_000, PART, 3 * PART // 2])
+        chunk = self._chance.choice([longest, self._chance.randrange(300_000, longest)])
+        return self._made(kind, self._chance.randrange(least * MIB, most * MIB), chunk, 8 * chunk / (most * MIB))
+
+    def _made(self, kind: type[Sender], size: int, chunk: int, pause: float) -> Sender:
+        network = self._chance.choice([None, *self._cluster.clients])
+        data = self._chance.randbytes(size)
+        return kind(self._cluster.url, self._cluster.ticket(), data, chunk, pause, network=network)
 
     def forgive(self) -> None:
         """Those who are under way may be asked again for what was acknowledged."""
@@ -252,7 +273,7 @@ _FAULTS: Mapping[str, Callable[[Case, Cluster, Traffic], None]] = {
 
 
 def _judge(case: Case, cluster: Cluster, sender: Sender) -> None:
-    """The app has acted on the right bytes, once; it was told under one event id, and of no ticket that was forgotten."""
+    """The app has acted on the right bytes, once, under one event id; and on nothing under a ticket that was forgotten."""
     story = eventually(lambda: cluster.story(sender.ticket), 60, f"the app hearing of {sender.ticket}")
     effects = [line for line in story if line["what"] == "effect"]
     assert [line["sha256"] for line in effects] == [hashlib.sha256(sender.data).hexdigest()], story

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _MACHINES, _CLIENTS, _REDIS, _S3 = (0, 1, 2), (4, 5), 6, 7
 
 #: Bytes of a part; the smallest that S3 takes.
-_PART = 5 * 2**20
+PART = 5 * 2**20
 
 #: Seconds after which a machine does not wait for S3 any more, and for which a silent S3 is silent.
 _S3_TIMEOUT, _SILENCE = 2, 3.0
@@ -133,7 +133,7 @@ def running(folder: Path, s3: S3Server, workers: int) -> Iterator[Cluster]:
         storage = f"s3://{s3.bucket()}/up?endpoint={quote(faulty.endpoint, safe='')}"
         env = {
             **CREDENTIALS,
-            "INCOMING_STORAGE": f"{storage}&part_size={_PART}&timeout={_S3_TIMEOUT}",
+            "INCOMING_STORAGE": f"{storage}&part_size={PART}&timeout={_S3_TIMEOUT}",
             "INCOMING_REGISTRY": redis.url,
             "INCOMING_TRUSTED_PROXIES": "198.18.0.0/15",
         }
