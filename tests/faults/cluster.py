@@ -29,6 +29,7 @@ _WORKERS = {False: 1, True: 2}  # processes of a machine
 _SECONDS = 120.0  # that the last senders may take to get to their ends
 _SEEN_FOR = 3.0  # seconds for which a dead machine stays dead; its clients should send again within two
 _PROBE = 0.05  # seconds between two tickets that are asked for meanwhile
+_LATE = (2.5, 9.0)  # seconds after which a call to S3 is done that nobody waits for any more
 _REGAINED = 60.0  # seconds in which the machines know again what a flush has taken, at most
 
 
@@ -244,7 +245,8 @@ def _probed(case: Case, cluster: Cluster) -> Iterator[None]:
 
 def _strike_s3(case: Case, cluster: Cluster, traffic: Traffic) -> None:
     for fault in case.random.sample(list(Fault), len(Fault) if case.full else 2):
-        with cluster.s3.strike(fault, case.random.randrange(1, 5), case.random.randrange(1, 10)):
+        first, count, late = case.random.randrange(1, 5), case.random.randrange(1, 10), case.random.uniform(*_LATE)
+        with cluster.s3.strike(fault, first, count, late):
             _wait(case, 3)
         for _ in range(cluster.s3.struck):
             case.injected(f"of these: {fault.value}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ _ERROR = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>
 class Fault(Enum):
     DROP_REQUEST = "the connection breaks before the server hears of it"
     DROP_REPLY = "the connection breaks before the client hears the answer"
+    RESET = "the connection is reset in the middle of the call"
     ERROR = "500"
     SLOW_DOWN = "503"
     CUT = "the connection breaks in the middle of the answer"
     SILENCE = "the answer does not come in time"
+    LATE = "the call is done after the client has given it up"
     ERROR_IN_200 = "200 with an error inside"
 
 
@@ -35,6 +38,7 @@ class _Server(ThreadingHTTPServer):
 class Faulty:
     """Passes all on to ``target``, a port, but for what it is told to do.
 
+    :param silence: seconds without an answer; more than a client waits for one.
     :param host: the address that it listens at.
 
     :ivar calls: that came since :meth:`strike` was called.
@@ -47,6 +51,7 @@ class Faulty:
         self._guard = threading.Lock()
         self._fault: Fault | None = None
         self._numbers: range = range(0)
+        self._late = silence
         self.calls = self.struck = 0
         self._server = _Server((host, 0), self._handler())
         self._server.daemon_threads = True
@@ -61,11 +66,15 @@ class Faulty:
         self._server.server_close()
 
     @contextlib.contextmanager
-    def strike(self, fault: Fault, first: int, count: int = 1) -> Iterator[None]:
-        """Do that to the call number ``first``, counted from 1, and to those after it, ``count`` in all."""
+    def strike(self, fault: Fault, first: int, count: int = 1, late: float | None = None) -> Iterator[None]:
+        """Do that to the call number ``first``, counted from 1, and to those after it, ``count`` in all.
+
+        :param late: seconds after which a call is done that is done late; else as many as a silence has.
+        """
         with self._guard:
             self.calls = self.struck = 0
             self._fault, self._numbers = fault, range(first, first + count)
+            self._late = self._silence if late is None else late
         try:
             yield
         finally:
@@ -88,9 +97,17 @@ class Faulty:
             disable_nagle_algorithm = True
 
             def handle_any(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 fault = proxy._next()
-                if fault is Fault.DROP_REQUEST:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length // 2 if fault is Fault.RESET else length)
+                if fault is Fault.RESET:
+                    self._reset()
+                elif fault is Fault.DROP_REQUEST:
+                    self._break()
+                elif fault is Fault.LATE:
+                    threading.Event().wait(proxy._late)
+                    with contextlib.suppress(OSError):  # nobody listens to the answer any more
+                        self._pass_on(body, None)
                     self._break()
                 elif fault is Fault.SILENCE:
                     threading.Event().wait(proxy._silence)
@@ -140,6 +157,12 @@ class Faulty:
                 self.close_connection = True
                 with contextlib.suppress(OSError):
                     self.connection.shutdown(socket.SHUT_RDWR)
+
+            def _reset(self) -> None:
+                self.close_connection = True
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.rfile.close()
+                self.connection.close()  # the last one of them sends it
 
             def log_message(self, *_: object) -> None: ...
 
