@@ -840,9 +840,9 @@ class Receiver:
                     self.registry.regained(app.name, loss.era)
 
     def _restore(self, app: App) -> Iterator[tuple[Upload, bool]]:
+        """Each as soon as it is found: somebody waits for it."""
         for name, storage in app.all_storages.items():
-            # Whoever joins an upload needs its parts.
-            for upload in sorted(storage.remembered(), key=lambda one: one.state is State.JOINING):
+            for upload in _joining_last(storage.remembered()):
                 if upload.app == app.name:
                     found = upload.but(dest_type=name, active_at=self.registry.now()).under(self.registry.boot_id)
                     is_anew = self.registry.restore(found)
@@ -1443,6 +1443,17 @@ def _tell_of_move(before: Upload | None, after: Upload) -> None:
 
 #: States that a process holds an upload in while it works on it.
 _HELD_STATES = frozenset({State.JOINING, State.COMPLETING})
+
+
+def _joining_last(uploads: Iterable[Upload]) -> Iterator[Upload]:
+    """Whoever joins an upload needs its parts."""
+    joining = []
+    for upload in uploads:
+        if upload.state is State.JOINING:
+            joining.append(upload)
+        else:
+            yield upload
+    yield from joining
 
 
 def _moves(upload: Upload) -> frozenset[State]:
