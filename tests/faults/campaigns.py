@@ -24,6 +24,7 @@ _MODULES: tuple[str, ...] = (
     "race",
     "takeover",
     "slow_senders",
+    "every_call",
     "cluster",
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,81 +11,44 @@ import pytest
 
 from incoming_wsgi.errors import IncomingError
 from incoming_wsgi.extents import Extents
-from incoming_wsgi.session import Session
-from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.storage.s3 import S3Storage
-from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.upload import Upload
+from tests.faults.every_call import PART, TIMEOUT, FilePieces, assert_whole, impatient, machine_on
 from tests.helpers import Engine
 from tests.support.s3_faults import Fault, Faulty
 from tests.support.s3_server import S3Server
-from tests.support.waiting import eventually
 
-PART = 5 * MIB
 LENGTH = PART + 300_000
-DATA = random.Random(10).randbytes(LENGTH)
-
-_TIMEOUT = 1  # seconds that the storage waits for an answer
-
-
-@pytest.fixture
-def faulty(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    with Faulty(s3_server.port, silence=_TIMEOUT + 0.5) as proxy:
-        yield proxy
+FILE = FilePieces(random.Random(10), LENGTH, (200_000, PART + 100_000))
+DATA = FILE.data
 
 
 @pytest.fixture
-def machine(faulty: Faulty, s3_server: S3Server, tmp_path: Path) -> Iterator[Engine]:
-    url = s3_server.url(s3_server.bucket(), faulty.endpoint, part_size=PART, timeout=_TIMEOUT)
-    engine = Engine(tmp_path, storage=S3Storage(url))
-    engine.start()
-    yield engine
-    engine.close()
+def running(s3_server: S3Server, tmp_path: Path) -> Iterator[tuple[Engine, Faulty]]:
+    with impatient(), machine_on(tmp_path, s3_server) as both:
+        yield both
 
 
-def sent(engine: Engine, ticket: str) -> None:
-    """By a client that comes again after each refusal; what it hears as arrived is in the registry, and is there."""
-    acknowledged = Extents()
-    while True:
-        try:
-            upload = engine.receiver.status(ticket)
-            if upload.state is State.FINISHED:
-                return
-            assert upload.phase != "failed", upload.reason
-            if upload.phase == "uploading" and not upload.is_complete:
-                assert not acknowledged.minus(upload.extents).ranges
-                with engine.open(ticket, LENGTH) as session:
-                    acknowledged = _pieces(session, acknowledged)
-                    upload = session.upload
-            if upload.is_complete:
-                engine.receiver.complete(engine.receiver.status(ticket))
-                upload = engine.receiver.wait(ticket, lambda found: found.phase == "finished", 0.3)
-                if upload.phase == "processing":
-                    engine.receiver.sweep()  # what comes of itself after five seconds
-        except IncomingError as error:
-            if not error.retryable:
-                raise
+@pytest.fixture
+def machine(running: tuple[Engine, Faulty]) -> Engine:
+    return running[0]
 
 
-def _pieces(session: Session, acknowledged: Extents) -> Extents:
-    for start, end in ((0, 200_000), (200_000, PART + 100_000), (PART + 100_000, LENGTH)):
-        for gap, stop in session.upload.extents.missing(start, end):
-            session.write(gap, DATA[gap:stop])
-            acknowledged = acknowledged.merge(session.sync().extents)
-    return acknowledged
+@pytest.fixture
+def faulty(running: tuple[Engine, Faulty]) -> Faulty:
+    return running[1]
 
 
 @pytest.mark.parametrize("fault", Fault, ids=str)
 def test_one_call_after_the_other(machine: Engine, faulty: Faulty, fault: Fault) -> None:
-    """All of them with ``EVERY_CALL=1`` in the environment; else the ways share the calls."""
-    which = list(Fault).index(fault)
-    number, step = (1, 1) if os.environ.get("EVERY_CALL") else (1 + which, len(Fault))
+    """The ways share the calls; the campaign ``every-call`` has all of them in each way."""
+    number, step = 1 + list(Fault).index(fault), len(Fault)
     while True:
         ticket = machine.ticket(remove_file_when_finished=False)
         machine.app.notices.clear()
         with faulty.strike(fault, number):
-            sent(machine, ticket)
-        assert_whole(machine, ticket)
+            FILE.send(machine, ticket)
+        assert_whole(machine, ticket, DATA)
         if not faulty.struck:
             break
         number += step
@@ -98,23 +60,15 @@ def test_one_call_after_the_other(machine: Engine, faulty: Faulty, fault: Fault)
 )
 def test_a_server_that_fails_for_a_while(machine: Engine, faulty: Faulty, fault: Fault) -> None:
     """Longer than a call is repeated: the client is told to come again, and is not told anything wrong."""
-    for first in (1, 8, 16) if os.environ.get("EVERY_CALL") else (12,):
-        ticket = machine.ticket(remove_file_when_finished=False)
-        machine.app.notices.clear()
-        with faulty.strike(fault, first, 9):
-            sent(machine, ticket)
-        assert_whole(machine, ticket)
-
-
-def assert_whole(machine: Engine, ticket: str) -> None:
-    assert machine.stored(ticket) == DATA
-    eventually(lambda: machine.app.notices)
-    assert [notice.upload.id for notice in machine.app.notices] == [ticket]
+    ticket = machine.ticket(remove_file_when_finished=False)
+    with faulty.strike(fault, 12, 9):
+        FILE.send(machine, ticket)
+    assert_whole(machine, ticket, DATA)
 
 
 def test_nothing_but_our_errors(faulty: Faulty, s3_server: S3Server) -> None:
     """Whatever is called while nothing works."""
-    url = s3_server.url(s3_server.bucket(), faulty.endpoint, part_size=PART, timeout=_TIMEOUT)
+    url = s3_server.url(s3_server.bucket(), faulty.endpoint, part_size=PART, timeout=TIMEOUT)
     storage, upload = S3Storage(url), Upload(length=LENGTH, epoch=2)
     storage.create(upload)
     writer = storage.open(upload)
