@@ -42,7 +42,7 @@ test: packages $(VENV)/.test-installed lint javascript
 	$(SAY) "Python tests that judge by the clock or by memory, one after the other"
 	@$(BIN)/python -m pytest $(ALONE) $(PYTEST_ARGS)
 
-torture: packages $(VENV)/.test-installed
+torture: packages $(VENV)/.test-installed javascript
 	$(SAY) "Fault laboratory: the long campaigns"
 	@$(BIN)/python -m tests.faults --full $(CAMPAIGN) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 ifndef CAMPAIGN

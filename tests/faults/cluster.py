@@ -7,7 +7,8 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from incoming_wsgi.registry.redis import RedisRegistry
 from incoming_wsgi.storage.parts import MIB
@@ -16,24 +17,36 @@ from tests.support.s3_faults import Fault
 from tests.support.s3_server import Ceph
 from tests.support.waiting import eventually
 
-from . import networks
+from . import networks, outside
 from .laboratory import Campaign, Case
 from .machines import APP, PART, Cluster, running
+from .outside import OUTSIDE_SENDERS, OutsideSender
 from .senders import ALL_SENDERS, ChunkSender, LanesSender, Sender, TusSender, WebSocketSender, finish_all
 
 _UPLOADS, _AT_ONCE = {False: 30, True: 500}, {False: 8, True: 16}
 _LARGE_ONE_IN = {False: 9, True: 10}  # uploads; of the others none has two parts
 _MEBIBYTES = {False: (12, 14), True: (12, 30)}  # of such a one
+_OUTSIDE_ONE_IN = {False: 15, True: 25}  # uploads
 _LARGE_SENDERS = (LanesSender, ChunkSender, TusSender, WebSocketSender)
 _WORKERS = {False: 1, True: 2}  # processes of a machine
 _SECONDS = 120.0  # that the last senders may take to get to their ends
-_SEEN_FOR = 3.0  # seconds for which a dead machine stays dead; its clients should send again within two
+_AGAIN = 2.0  # seconds within which the clients of a dead machine send again, all of them, once they have noticed
+_SEEN_FOR = 3.0  # seconds for which a dead machine stays dead
+_TAKEN_OVER = 5.0  # seconds within which another Redis has taken over, as seen by who asks for tickets
 _PROBE = 0.05  # seconds between two tickets that are asked for meanwhile
+_OUTAGES = {False: 0.0, True: 0.3}  # of the rounds: how many have one
+_OUTAGE = (21.0, 26.0)  # seconds that it lasts
 _LATE = (2.5, 9.0)  # seconds after which a call to S3 is done that nobody waits for any more
 _REGAINED = 60.0  # seconds in which the machines know again what a flush has taken, at most
 
 
 def case(case: Case) -> None:
+    """One cluster, and so many uploads.
+
+    Two deadlines are part of what must hold: *all* clients that run into trouble while a machine is dead send again
+    within :data:`_AGAIN` seconds of noticing it, and while another Redis takes over there are tickets again within
+    :data:`_TAKEN_OVER`.
+    """
     with Ceph(case.folder / "ceph") as s3, running(case.folder, s3, _WORKERS[case.full]) as cluster:
         traffic = Traffic(cluster, case)
         traffic.start()
@@ -98,12 +111,18 @@ class Traffic(threading.Thread):
             sender.give_up()
 
     def _begin(self) -> None:
-        turn, which = divmod(len(self.senders), _LARGE_ONE_IN[self._case.full])
-        sender = self._large(turn) if which == 1 else self._small(len(self.senders))
+        sender = self._next(len(self.senders))
         sender.is_forgiving = self._cluster.redis.has_failed_over
         sender.page = self._cluster
         self.senders.append(sender)
         sender.start()
+
+    def _next(self, number: int) -> Sender:
+        outside, is_inside = divmod(number, _OUTSIDE_ONE_IN[self._case.full])
+        if not is_inside:
+            return self._large(OUTSIDE_SENDERS[outside % len(OUTSIDE_SENDERS)])
+        large, is_small = divmod(number - 1, _LARGE_ONE_IN[self._case.full])
+        return self._small(number) if is_small else self._large(_LARGE_SENDERS[large % len(_LARGE_SENDERS)])
 
     def _small(self, number: int) -> Sender:
         """Its file has one part, and comes in pieces of it."""
@@ -111,9 +130,8 @@ class Traffic(threading.Thread):
         kind = ALL_SENDERS[number % len(ALL_SENDERS)]
         return self._made(kind, size, self._chance.randrange(50_000, 400_000), self._chance.uniform(0.0, 1.5))
 
-    def _large(self, number: int) -> Sender:
+    def _large(self, kind: type[Sender]) -> Sender:
         """Its file has several parts; in some dialects a chunk can be one, or more."""
-        kind = _LARGE_SENDERS[number % len(_LARGE_SENDERS)]
         self._case.injected(f"of the uploads, by a {kind.__name__} in several parts")
         least, most = _MEBIBYTES[self._case.full]
         longest = 400_000 if kind is WebSocketSender else self._chance.choice([1_000_000, PART, 3 * PART // 2])
@@ -123,7 +141,10 @@ class Traffic(threading.Thread):
     def _made(self, kind: type[Sender], size: int, chunk: int, pause: float) -> Sender:
         network = self._chance.choice([None, *self._cluster.clients])
         data = self._chance.randbytes(size)
-        return kind(self._cluster.url, self._cluster.ticket(), data, chunk, pause, network=network)
+        options: dict[str, Any] = {}
+        if issubclass(kind, OutsideSender):
+            options["folder"] = self._case.folder / f"sender-{len(self.senders)}"
+        return kind(self._cluster.url, self._cluster.ticket(), data, chunk, pause, network=network, **options)
 
     def forgive(self) -> None:
         """Those who are under way may be asked again for what was acknowledged."""
@@ -132,13 +153,21 @@ class Traffic(threading.Thread):
 
     @contextmanager
     def watched(self, case: Case, whose: str) -> Iterator[None]:
-        """Measure how long those who get into trouble meanwhile need until they send again, and are answered."""
-        before = {sender: (len(sender.returns), len(sender.gaps)) for sender in self.senders}
+        """All who get into trouble meanwhile send again within the time that is promised.
+
+        It counts from the moment in which they notice. Whoever was in trouble before, of another fault, is left out.
+        """
+        before = {sender: (len(sender.returns), len(sender.gaps)) for sender in self.senders if not sender.away_since}
+        away = set(self.senders) - before.keys()
         yield
-        for sender in self.senders:
+        over = time.monotonic()
+        watched = [sender for sender in self.senders if sender not in away]
+        for sender in watched:
             returned, answered = before.get(sender, (0, 0))
-            for seconds in sender.returns[returned:]:
+            still_away = [over - sender.away_since] if sender.away_since else []
+            for seconds in (*sender.returns[returned:], *still_away):
                 case.measured(f"seconds until {whose} sent again", seconds)
+                assert seconds <= _AGAIN, f"a {type(sender).__name__} did not send for {seconds} s: {sender.troubles}"
             for seconds in sender.gaps[answered:]:
                 case.measured(f"seconds until {whose} were answered again", seconds)
 
@@ -211,6 +240,17 @@ def _flush_redis(case: Case, cluster: Cluster, traffic: Traffic) -> None:
         registry.close()
 
 
+def _take_redis_away(case: Case, cluster: Cluster, traffic: Traffic) -> None:
+    """From all machines, for longer than whatever waits for an answer."""
+    if case.random.random() < _OUTAGES[case.full]:
+        case.injected("of these, for more than 20 s")
+        with ExitStack() as stack:
+            for machine in cluster.machines:
+                stack.enter_context(machine.network.cut_off_from(cluster.redis_address))
+            time.sleep(case.random.uniform(*_OUTAGE))
+        cluster.ticket()
+
+
 def _fail_over(case: Case, cluster: Cluster, traffic: Traffic) -> None:
     traffic.forgive()
     with _probed(case, cluster):
@@ -220,7 +260,7 @@ def _fail_over(case: Case, cluster: Cluster, traffic: Traffic) -> None:
 
 @contextmanager
 def _probed(case: Case, cluster: Cluster) -> Iterator[None]:
-    """Measure for how long nobody gets a ticket."""
+    """Measure for how long nobody gets a ticket, and hold it against what is promised."""
     given = [time.monotonic()]
     over = threading.Event()
 
@@ -241,6 +281,7 @@ def _probed(case: Case, cluster: Cluster) -> Iterator[None]:
         probing.join()
     longest = max(after - before for before, after in itertools.pairwise(sorted(given)))
     case.measured("seconds without tickets at a fail-over", longest)
+    assert longest <= _TAKEN_OVER, f"there were no tickets for {longest} s"
 
 
 def _strike_s3(case: Case, cluster: Cluster, traffic: Traffic) -> None:
@@ -261,6 +302,7 @@ _FAULTS: Mapping[str, Callable[[Case, Cluster, Traffic], None]] = {
     "a machine is killed": _kill_a_machine,
     "a machine is drained": _drain_a_machine,
     "a machine can't reach Redis": _cut_off_from_redis,
+    "no machine can reach Redis, in some rounds": _take_redis_away,
     "a machine can't reach S3": _cut_off_from_s3,
     "a machine is cut off from everything": _lose_a_machine,
     "clients are cut off": _lose_clients,
@@ -275,7 +317,7 @@ _FAULTS: Mapping[str, Callable[[Case, Cluster, Traffic], None]] = {
 
 
 def _judge(case: Case, cluster: Cluster, sender: Sender) -> None:
-    """The app has acted on the right bytes, once, under one event id; and on nothing under a ticket that was forgotten."""
+    """The app has acted on the right bytes, once, under one event id; and never under a ticket that was forgotten."""
     story = eventually(lambda: cluster.story(sender.ticket), 60, f"the app hearing of {sender.ticket}")
     effects = [line for line in story if line["what"] == "effect"]
     assert [line["sha256"] for line in effects] == [hashlib.sha256(sender.data).hexdigest()], story
@@ -316,5 +358,5 @@ CAMPAIGN = Campaign(
     full=10,
     jobs=1,
     timeout=3600,
-    missing=lambda: networks.missing() or Ceph.missing(),
+    missing=lambda: networks.missing() or Ceph.missing() or outside.missing(),
 )

@@ -24,6 +24,7 @@ from .campaigns import all_campaigns
 MUTANTS = sorted((Path(__file__).parent / "mutants").glob("*.patch"))
 _CAMPAIGN = re.compile(r"campaign: (\S+)")
 _VERDICT = re.compile(r"([\d,]+) passed, ([\d,]+) failed")
+_LENT = ("tests/javascript/node_modules",)  # they are the same
 _COPIED = ("incoming_wsgi", "assets", "deploy", "tests", "examples", "pyproject.toml", "setup.py")
 
 
@@ -61,6 +62,9 @@ def _is_noticed(patch: Path) -> bool:
     with tempfile.TemporaryDirectory(prefix="incoming-mutant-") as folder:
         for name in _COPIED:
             _copy(ROOT / name, Path(folder) / name)
+        for name in _LENT:
+            if (ROOT / name).is_dir():
+                (Path(folder) / name).symlink_to(ROOT / name)
         subprocess.run(["git", "apply", str(patch)], cwd=folder, check=True)
         run = subprocess.run(
             [sys.executable, "-m", "tests.faults", campaign, "--seed", "2026"],

@@ -42,6 +42,10 @@ _PASSING_CLOSE = frozenset({None, 1012, 1013})
 _LANES = 3
 
 
+class Forgotten(Exception):
+    """A front end was told that there is no such upload."""
+
+
 class Page(Protocol):
     """What the app's page can do for an upload, besides sending its bytes."""
 
@@ -357,7 +361,9 @@ def is_forgotten(error: Exception) -> bool:
     """Whether a front end is told by this that there is no such upload, or that its file is gone."""
     if isinstance(error, Refused):
         return error.status in _FORGOTTEN_STATUS
-    return isinstance(error, FrontEndError) and error.args[0]["ErrorCode"] in _FORGOTTEN_CODES
+    if isinstance(error, FrontEndError):
+        return error.args[0]["ErrorCode"] in _FORGOTTEN_CODES
+    return isinstance(error, Forgotten)
 
 
 def is_passing(error: Exception) -> bool:

@@ -19,6 +19,10 @@ from incoming_wsgi.once import Once
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 RECORD = Path(os.environ["RECORD"])
+PAGE = """<!doctype html><meta charset="utf-8"><title>page</title>
+<input type="file" id="file">
+<script src="/incoming/frontend/incoming.js"></script>"""
+
 once = Once(RECORD / "events.sqlite3")
 web = Bottle()
 
@@ -38,6 +42,11 @@ def on_finish(upload: FinishedUpload) -> str:
             record("effect", upload, sha256=digest)
     record("settled", upload)
     return "done"
+
+
+@web.get("/page")
+def page() -> str:
+    return PAGE
 
 
 @web.post("/ticket")
