@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -41,6 +42,7 @@ _FEWEST = 15  # calls that even a short upload takes; fewer would mean that this
 def case(case: Case) -> None:
     turn, which = divmod(case.number, len(_WAYS))
     fault, server = _WAYS[which], _SERVERS[turn % len(_SERVERS)]
+    logging.disable()  # it would speak of each call
     with server(case.folder / "s3") as s3, impatient(), machine_on(case.folder, s3) as (machine, faulty):
         for count in (1, _WHILE) if fault in _LASTING and case.full else (1,):
             calls = _strike_each(case, machine, faulty, fault, count)
