@@ -835,14 +835,14 @@ class Receiver:
                 raise Unavailable("Somebody else recovers uploads at the moment.")
             for app in self._apps.values():
                 loss = self.registry.lost(app.name)
-                yield from self._restore(app)
+                yield from self._restore(app, lambda _: False)
                 if loss is not None:
                     self.registry.regained(app.name, loss.era)
 
-    def _restore(self, app: App) -> Iterator[tuple[Upload, bool]]:
+    def _restore(self, app: App, is_known: Callable[[str], bool]) -> Iterator[tuple[Upload, bool]]:
         """Each as soon as it is found: somebody waits for it."""
         for name, storage in app.all_storages.items():
-            for upload in _joining_last(storage.remembered()):
+            for upload in _joining_last(storage.remembered(is_known)):
                 if upload.app == app.name:
                     found = upload.but(dest_type=name, active_at=self.registry.now()).under(self.registry.boot_id)
                     is_anew = self.registry.restore(found)
@@ -860,7 +860,7 @@ class Receiver:
         if loss is None:
             return
         try:
-            found = [upload for upload, is_anew in self._restore(app) if is_anew]
+            found = [upload for upload, is_anew in self._restore(app, self.registry.has) if is_anew]
             self.registry.sync()
             if loss.seconds >= _SETTLED:
                 self.registry.regained(app.name, loss.era)

@@ -62,6 +62,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture(params=["rclone", "ceph", "files-redis", "files-sqlite"])
 def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     redis: RedisServer = request.getfixturevalue("redis_server")
+    _flush(redis)  # what an earlier test has left there would be handed over here
     if request.param in ("rclone", "ceph"):
         for name, value in CREDENTIALS.items():
             monkeypatch.setenv(name, value)

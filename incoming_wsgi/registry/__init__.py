@@ -240,9 +240,13 @@ class Registry(ABC):
     def regained(self, app: str, era: str) -> None:  # noqa: B027 (see lost)
         """What the storages remember of the uploads of an app is recorded again, as it was sought in that era."""
 
+    def has(self, upload_id: str) -> bool:
+        """Whether an upload is here now, also where others may be missing."""
+        return self.get(upload_id) is not None
+
     def restore(self, upload: Upload) -> bool:
         """Record an upload of which a storage knows, unless it is here; says whether it was not."""
-        if self.get(upload.id) is not None:
+        if self.has(upload.id):
             return False
         self.create(upload)
         return True

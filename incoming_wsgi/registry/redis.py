@@ -328,10 +328,12 @@ class RedisRegistry(Registry):
     def regained(self, app: str, era: str) -> None:
         self._run("regained", app, era)
 
+    def has(self, upload_id: str) -> bool:
+        return self._look(upload_id) is not None
+
     def restore(self, upload: Upload) -> bool:
-        if self._look(upload.id) is not None:
+        if not super().restore(upload):
             return False
-        self.create(upload)
         self._try(self._client.publish, f"{self._prefix}:changed", upload.id)  # somebody may wait for its end
         return True
 

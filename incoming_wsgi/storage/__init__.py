@@ -132,8 +132,10 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def remembered(self) -> Iterator[Upload]:
+    def remembered(self, is_known: Callable[[str], bool] = lambda _: False) -> Iterator[Upload]:
         """The uploads whose files the app does not have yet, as far as the storage knows: for a registry that is lost.
+
+        :param is_known: says of an id whether the registry has it, so that nothing need be read for it.
 
         One that was being completed or joined is in that state; any other is receiving, with the extents that are safe
         (in a storage that a power cut can harm, under the boot that it has), and its next opening gets an epoch that

@@ -12,7 +12,7 @@ import grp
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -98,8 +98,10 @@ class FileStorage(Storage):
         with _translating():
             self._records.drop(upload)
 
-    def remembered(self) -> Iterator[Upload]:
+    def remembered(self, is_known: Callable[[str], bool] = lambda _: False) -> Iterator[Upload]:
         for upload in self._records:
+            if is_known(upload.id):
+                continue
             size = _size(_place(self._complete, upload))
             if size is not None and upload.length is not None:
                 all_of_it = NOTHING.add(0, upload.length)

@@ -285,12 +285,13 @@ class S3Storage(Storage):
             self._clear(upload)  # who has completed it has not, or died before that
         self._bucket.delete([_record_key(upload.id)])
 
-    def remembered(self) -> Iterator[Upload]:
+    def remembered(self, is_known: Callable[[str], bool] = lambda _: False) -> Iterator[Upload]:
         completing = set(self._ids("records/"))
         for upload_id in completing:
-            yield from self._readable(upload_id, self._completing)
+            if not is_known(upload_id):
+                yield from self._readable(upload_id, self._completing)
         for upload_id in self._ids("arriving/"):
-            if upload_id not in completing:
+            if upload_id not in completing and not is_known(upload_id):
                 yield from self._readable(upload_id, self._arriving)
 
     def _ids(self, folder: str) -> Iterator[str]:

@@ -187,6 +187,11 @@ class Sender(threading.Thread, ABC):
     def _rest(self) -> None:
         self._in_a_hurry.wait(self._pause)
 
+    def _goes_on(self, left: int) -> None:
+        """:param left: bytes that are to be sent; without any nobody waits for it to send again."""
+        if not left:
+            self._away_since = None
+
     def _sends_again(self) -> float:
         """A chunk goes out now, at the time that this gives."""
         now = time.monotonic()
@@ -235,6 +240,7 @@ class ChunkSender(Sender):
             assert known or self.is_forgiving, f"{start} to {end} was acknowledged, and is asked for again"
         assert self._is_within(status["offset"]), f"{status['offset']} of {self._sent} sent"
         self._missing, self.acknowledged = status["missing"], status["offset"]
+        self._goes_on(len(self._missing))
         return status
 
 
@@ -281,6 +287,7 @@ class WebSocketSender(Sender):
                 f"{self.acknowledged} were acknowledged, {self._sent} sent, and it goes on at {position}"
             )
             self.acknowledged = position
+            self._goes_on(len(self.data) - position)
             self._send_all(front_end)
             assert front_end.expect("MsgAllDone") == {"Success": True}  # whatever becomes of the connection now
         except Closed as closed:
@@ -327,6 +334,7 @@ class TusSender(Sender):
             f"{self.acknowledged} were acknowledged, {self._sent} sent, and it goes on at {position}"
         )
         self.acknowledged = position
+        self._goes_on(len(self.data) - position)
         while self.acknowledged < len(self.data):
             end = min(self.acknowledged + self._chunk, len(self.data))
             self._sent = max(self._sent, end)

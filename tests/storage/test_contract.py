@@ -163,6 +163,9 @@ class StorageContract(ABC):
             assert (found[whole.id].state, found[whole.id].parts) == (State.JOINING, whole.parts)
             assert all(found[part.id].extents.contains(0, 4) for part in parts)
             assert all(found[part.id].state is State.RECEIVING for part in parts)
+        others = {upload.id for upload in other.remembered(lambda upload_id: upload_id == whole.id)}
+        assert others == {part.id for part in parts}
+        assert list(other.remembered(lambda _: True)) == []
 
     def test_what_is_removed_is_not_remembered(self, storage: Storage, other: Storage) -> None:
         for is_complete in (False, True):
