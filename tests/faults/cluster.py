@@ -222,7 +222,6 @@ def _lose_clients(case: Case, cluster: Cluster, traffic: Traffic) -> None:
 def _restart_redis(case: Case, cluster: Cluster, traffic: Traffic) -> None:
     traffic.forgive()
     cluster.redis.restart_master()
-    eventually(cluster.redis.is_complete, 60, "a master with its replica")
 
 
 def _flush_redis(case: Case, cluster: Cluster, traffic: Traffic) -> None:
@@ -255,7 +254,7 @@ def _fail_over(case: Case, cluster: Cluster, traffic: Traffic) -> None:
     traffic.forgive()
     with _probed(case, cluster):
         cluster.redis.fail_over()
-    eventually(cluster.redis.is_complete, 60, "a master with its replica")
+    cluster.redis.settle()
 
 
 @contextmanager

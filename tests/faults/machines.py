@@ -112,6 +112,7 @@ class Cluster:
 
     def flush_redis(self) -> None:
         """All that it knew is gone."""
+        self.redis.settle()
         self.has_been_flushed = True
         with self.redis.master.client() as client:
             client.flushall()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -12,9 +11,6 @@ from tests.needs import need
 from tests.support.waiting import eventually
 
 from .processes import Process, Server, free_port, standing_still
-
-#: Seconds after which Sentinels may have made another one master.
-_BELIEF = 1.5
 
 _STARTING = (redis.ConnectionError, redis.TimeoutError)
 
@@ -129,6 +125,7 @@ class Watched:
 
     def fail_over(self, what: str = "another master") -> None:
         """Kill the master, and wait until the other one is; the dead one comes back as its replica."""
+        self.settle()
         old, new = self.master, self.replica
         self.has_failed_over = True
         old.kill()
@@ -144,18 +141,26 @@ class Watched:
 
     def restart_master(self) -> None:
         """Kill it and start it again, before anybody else is made master; else it becomes the replica."""
-        old, other = self.master, self.replica
+        self.settle()
         self.has_failed_over = True
-        old.kill()
-        old.start()
-        time.sleep(_BELIEF)
-        if self._master_port() == other.port:
-            eventually(lambda: _role(other) == "master", 30, "the other one being master")
+        self.master.kill()
+        self.master.start()
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until nobody is in doubt who is master, and the other one is its replica."""
+        eventually(self._is_settled, 60, "a master with its replica")
+
+    def _is_settled(self) -> bool:
+        """Sentinels that have believed a master to be dead may still be about to make the other one master."""
+        old, other = self.master, self.replica
+        if self._master_port() == other.port and _role(other) == "master":
             self.master, self.replica = other, old
             other.follow(None)
             old.follow(other)
             old.kill()
             old.start()
+        return self.is_complete()
 
     def _master_port(self) -> int:
         """As one of the Sentinels has it."""
@@ -163,7 +168,7 @@ class Watched:
             return int(sentinel.sentinel_master("up")["port"])
 
     def is_complete(self) -> bool:
-        """Whether all know each other, and the replica has what the master has."""
+        """Whether all know each other and believe the master alive, and the replica has what the master has."""
         for port in self._ports:
             try:
                 with redis.Redis(self._host, port, decode_responses=True) as sentinel:
@@ -171,6 +176,8 @@ class Watched:
             except (*_STARTING, redis.ResponseError):
                 return False
             if about["num-other-sentinels"] != 2 or about["num-slaves"] != 1:
+                return False
+            if int(about["port"]) != self.master.port or about["flags"] != "master":
                 return False
         with self.replica.client() as replica:
             return str(replica.info("replication").get("master_link_status")) == "up"
