@@ -112,9 +112,10 @@ class Traffic(threading.Thread):
 
     def _begin(self) -> None:
         sender = self._next(len(self.senders))
-        sender.is_forgiving = self._cluster.redis.has_failed_over
         sender.page = self._cluster
         self.senders.append(sender)
+        # Now: whoever forgives finds it in the list, or has done so before.
+        sender.is_forgiving = self._cluster.redis.has_failed_over
         sender.start()
 
     def _next(self, number: int) -> Sender:
@@ -147,7 +148,8 @@ class Traffic(threading.Thread):
         return kind(self._cluster.url, self._cluster.ticket(), data, chunk, pause, network=network, **options)
 
     def forgive(self) -> None:
-        """Those who are under way may be asked again for what was acknowledged."""
+        """Those who are under way may be asked again for what was acknowledged; and all who come later."""
+        self._cluster.redis.has_failed_over = True
         for sender in self.senders:
             sender.is_forgiving = True
 
