@@ -567,6 +567,7 @@ class Receiver:
             upload, self.registry, writer, self._arrived, limit, quotas=self._quotas(upload), fsync=self._fsync
         )
         session.closed = lambda: self._lanes.leave(lane)
+        session.remember = self._storage(upload).remember
         return session
 
     def pause(self, upload_id: str, token: str) -> Upload:

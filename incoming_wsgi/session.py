@@ -75,6 +75,7 @@ class Session:
         fsync: bool,
     ) -> None:
         self.closed: Callable[[], None] = _nothing
+        self.remember: Callable[[Upload], None] = _nothing
         self.upload = upload
         self._registry = registry
         self._writer = writer
@@ -206,10 +207,13 @@ class Session:
         :raises FileChanged: another one was recorded before.
         :raises OverQuota: so many bytes are more than may be open.
         :raises Replaced: another opening owns the upload now.
+        :raises NoSpace, Unavailable: it can't be kept where a registry that is lost would find it.
         """
         current = self._current()
         if current.length not in (None, length) or length < current.extents.end:
             raise FileChanged(f"The length is {current.length or current.extents.end} bytes, not {length}.")
+        if current.length is None:  # what was stored says nothing of it, and its client will not say so again
+            self.remember(current.but(length=length))
         try:
             self.upload = self._registry.save(current, current.but(length=length), quotas=self._quotas)
         except Conflict:
@@ -249,7 +253,7 @@ class Session:
         return self.upload
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass
 
 

@@ -262,6 +262,26 @@ def test_what_the_app_keeps_is_not_handed_over_again(site: Site) -> None:
     assert one.storage.locate(Upload(id=tickets[0])) is not None
 
 
+def test_a_length_that_was_told_at_the_end(site: Site) -> None:
+    """By a client that does not know any more that it has to say so: it hears that all of its bytes are here."""
+    one = site.machine()
+    ticket = one.ticket()
+    with one.receiver.open(ticket, protocol="tus") as session:  # type: ignore[union-attr]
+        send(session, 0, DATA[:PART])
+        _let_a_second_pass(one)
+        send(session, PART, DATA[PART:])
+        session.declare_length(LENGTH)
+    site.lose()
+    two = site.machine()
+    found = recovered(two)[ticket]
+    assert (found.length, found.is_complete) == (LENGTH, True)
+    two.start()
+    two.registry.now = lambda _now=two.registry.now: _now() + 60  # type: ignore[method-assign,misc]
+    two.receiver.sweep()
+    eventually(lambda: is_finished(two, ticket))
+    assert two.app.notices[0].upload.sha256 == SHA256
+
+
 def test_what_is_known_stays_as_it_is(site: Site) -> None:
     one = site.machine()
     tickets = [one.ticket() for _ in range(3)]
