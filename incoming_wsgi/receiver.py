@@ -846,6 +846,8 @@ class Receiver:
             for upload in _joining_last(storage.remembered(is_known)):
                 if upload.app == app.name:
                     found = upload.but(dest_type=name, active_at=self.registry.now()).under(self.registry.boot_id)
+                    if found.state is State.COMPLETING and not found.is_complete:
+                        found = found.but(state=State.RECEIVING)  # some are in doubt: its client sends them again
                     is_anew = self.registry.restore(found)
                     if is_anew:
                         log.warning("the upload %s was lost, and is known again", shortened(upload.id))

@@ -20,7 +20,7 @@ from incoming_wsgi.session import Session
 from incoming_wsgi.storage.files import FileStorage
 from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.storage.s3 import S3Storage
-from incoming_wsgi.upload import State, Upload
+from incoming_wsgi.upload import NOTHING, State, Upload
 from tests.helpers import Engine
 from tests.support.redis_server import RedisServer
 from tests.support.s3_server import CREDENTIALS, S3Server
@@ -279,6 +279,45 @@ def test_a_length_that_was_told_at_the_end(site: Site) -> None:
     two.registry.now = lambda _now=two.registry.now: _now() + 60  # type: ignore[method-assign,misc]
     two.receiver.sweep()
     eventually(lambda: is_finished(two, ticket))
+    assert two.app.notices[0].upload.sha256 == SHA256
+
+
+@pytest.mark.parametrize("site", ["rclone", "ceph"], indirect=True)
+def test_all_of_it_had_been_taken_back(site: Site) -> None:
+    """What was remembered when it was complete for the first time is of bytes that do not count any more."""
+    one = site.machine()
+    ticket = one.ticket()
+    arrive(one, ticket, LENGTH)
+    upload = one.receiver.status(ticket)
+    one.storage.remember(upload.but(state=State.COMPLETING))
+    one.receiver._take_back(upload, "the storage has other bytes", start_anew=True)
+    arrive(one, ticket, 2 * PART)
+    site.lose()
+    two = site.machine()
+    found = recovered(two)[ticket]
+    assert (found.taken_back, found.offset, found.state) == (1, 2 * PART, State.RECEIVING)
+    two.start()
+    go_on(two, ticket)
+    two.until(ticket, State.FINISHED)
+    assert two.app.notices[0].upload.sha256 == SHA256
+
+
+@pytest.mark.parametrize("site", ["rclone", "ceph"], indirect=True)
+def test_some_of_it_is_in_doubt(site: Site) -> None:
+    """It had been complete, as far as anybody knew; now these bytes are sent again, and nothing else."""
+    one = site.machine()
+    ticket = one.ticket()
+    arrive(one, ticket, LENGTH)
+    upload = one.receiver.status(ticket)
+    one.storage.remember(upload.but(state=State.COMPLETING))
+    site.lose()
+    two = site.machine()
+    remembered, less = two.storage.remembered, NOTHING.add(0, PART)
+    two.storage.remembered = lambda *_: (found.but(extents=less, synced=less) for found in remembered())  # type: ignore[method-assign]
+    assert recovered(two)[ticket].state is State.RECEIVING
+    two.start()
+    assert go_on(two, ticket) == PART
+    two.until(ticket, State.FINISHED)
     assert two.app.notices[0].upload.sha256 == SHA256
 
 

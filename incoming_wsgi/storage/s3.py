@@ -321,11 +321,16 @@ class S3Storage(Storage):
         return _whole(upload)
 
     def _arriving(self, upload_id: str, record: Upload | None = None) -> Upload:
-        """With what has arrived; where there is no later record, as it was opened first."""
+        """With what has arrived; where there is no later record, as it was opened first.
+
+        A record from before all bytes were taken back speaks of others.
+        """
         keys = (stored.key for stored in self._bucket.list(f"arriving/{upload_id}"))
         text = self._bucket.get(max(keys, key=_times_taken_back, default=f"arriving/{upload_id}"))
         sidecar = Sidecar.from_json(text)
-        upload = record or upload_of(upload_id, json.loads(text).get("upload"))
+        upload = upload_of(upload_id, json.loads(text).get("upload"))
+        if record is not None and record.taken_back >= upload.taken_back:
+            upload = record
         with suppress(FileNotFoundError):
             about = self._bucket.head(key_of("complete", upload))
             if about.get("Metadata", {}).get(NONCE) == sidecar.nonce:
