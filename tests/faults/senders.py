@@ -230,7 +230,7 @@ class ChunkSender(Sender):
                 arrived = status["offset"] >= end or self.is_forgiving
                 assert arrived, f"{start} to {end} was answered with 200, and is missing"
                 self._rest()
-            assert client.wait(status)["phase"] == "finished"
+            _assert_finished(client.wait(status)["phase"])
         finally:
             client.http.close()
 
@@ -261,7 +261,7 @@ class LanesSender(ChunkSender):
                     assert self.is_forgiving or not any(map(_is_missing, answers, pieces))
                     status = self._noted(client.status())
                     self._rest()
-            assert client.wait(status)["phase"] == "finished"
+            _assert_finished(client.wait(status)["phase"])
         finally:
             client.http.close()
 
@@ -270,6 +270,13 @@ class LanesSender(ChunkSender):
         for first, last in self._missing:
             for start in range(first, last, self._chunk):
                 yield start, min(last, start + self._chunk)
+
+
+def _assert_finished(phase: str) -> None:
+    """:raises Forgotten: the server says that the file is gone; its app may know better."""
+    if phase == "failed":
+        raise Forgotten
+    assert phase == "finished", phase
 
 
 def _is_missing(status: dict[str, Any], piece: tuple[int, int]) -> bool:
@@ -325,7 +332,8 @@ class TusSender(Sender):
             resource = f"{self._url}/incoming/frontend/uploads/{self.ticket}"
             self._send_all(http, resource)
             while (state := self._accepted(http.get(resource, timeout=60)).json()["phase"]) != "finished":
-                assert state in ("uploading", "processing")
+                if state not in ("uploading", "processing"):
+                    _assert_finished(state)
                 time.sleep(_COMEBACK)
 
     def _send_all(self, http: requests.Session, resource: str) -> None:
