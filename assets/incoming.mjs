@@ -256,8 +256,8 @@ var Lanes = class {
   #free;
   #held = /* @__PURE__ */ new Map();
   #queue = [];
-  constructor(count) {
-    this.#free = count;
+  constructor(count2) {
+    this.#free = count2;
   }
   /** Resolves with a function that gives the lane back, or with null when `signal` aborts first. */
   take(owner, signal) {
@@ -299,8 +299,8 @@ var Lanes = class {
   }
   #change(owner, by) {
     this.#free -= by;
-    const count = this.#count({ owner }) + by;
-    if (count > 0) this.#held.set(owner, count);
+    const count2 = this.#count({ owner }) + by;
+    if (count2 > 0) this.#held.set(owner, count2);
     else this.#held.delete(owner);
   }
 };
@@ -533,6 +533,11 @@ function outcome_of({ phase, state, reason }) {
 var HANDING_OVER = ["handing_over", "waiting_for_app"];
 var cancellable = ({ state }) => !HANDING_OVER.includes(state);
 
+// src/openings.js
+var PAGE = Math.random().toString(36).slice(2).padEnd(1, "0");
+var count = 0;
+var next_opening = () => `${PAGE}.${count += 1}`;
+
 // src/request.js
 var BARE = {
   401: "unauthorized",
@@ -701,7 +706,8 @@ function opening(file, fingerprint2) {
   return {
     "Incoming-Length": String(file.size),
     "Incoming-Name": header_text(file.name ?? ""),
-    "Incoming-Fingerprint": fingerprint2
+    "Incoming-Fingerprint": fingerprint2,
+    "Incoming-Opening": next_opening()
   };
 }
 
@@ -1130,8 +1136,8 @@ var ReadAhead = class {
     this.#position = position;
   }
   /** Sees to it that `count` pieces have been read or are being read; new ones have `size` bytes. */
-  prepare(count, size) {
-    while (this.#pieces.length < count && this.#position < this.#file.size) this.#read(size);
+  prepare(count2, size) {
+    while (this.#pieces.length < count2 && this.#position < this.#file.size) this.#read(size);
   }
   /** A promise of the next piece, an ArrayBuffer. */
   take() {
@@ -1222,6 +1228,7 @@ var Conversation = class {
       LengthBytes: file.size,
       Name: well_formed(file.name ?? ""),
       Additions: 1,
+      Opening: next_opening(),
       ...additions
     });
   }

@@ -10,6 +10,7 @@ import functools
 import io
 import logging
 import random
+import re
 import secrets
 import threading
 import time
@@ -33,6 +34,7 @@ from .errors import (
     FileChanged,
     IncomingError,
     NotReady,
+    Replaced,
     TooLarge,
     TooLate,
     Unavailable,
@@ -80,6 +82,10 @@ _ORPHAN_AGE = 86400.0  # seconds after which bytes of an upload that nobody know
 _ORPHAN_INTERVAL = 3600.0  # seconds between two looks for them
 _CONFLICTS = 50  # times that a move is tried again because somebody else moved first
 
+
+#: How a client may tell its openings apart, and the note that keeps the last one.
+_OPENING = re.compile(r"[A-Za-z0-9]{1,32}\.[0-9]{1,9}")
+_LAST_OPENING = "opening"
 
 #: What back ends of Incoming!! 0.1 call the only storage that they know.
 _DESTINATION_OF_0_1 = "file"
@@ -146,7 +152,7 @@ class App:
 
 @dataclass(frozen=True)
 class _File:
-    """What an opening says of the file; the length in bytes. See :meth:`Receiver.open`."""
+    """What an opening says of the file, and of itself; the length in bytes. See :meth:`Receiver.open`."""
 
     length: int | None
     name: str
@@ -155,6 +161,7 @@ class _File:
     is_creation: bool = False
     client_metadata: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    opening: str = ""
 
 
 @dataclass(frozen=True)
@@ -406,6 +413,7 @@ class Receiver:
         is_creation: bool = False,
         client_metadata: Mapping[str, str] | None = None,
         notes: Mapping[str, str] | None = None,
+        opening: str = "",
     ) -> Session | None:
         """Take an upload over: from now on only the session that this gives can change it.
 
@@ -414,14 +422,21 @@ class Receiver:
         :param is_creation: whether it is this dialect's way to create an upload.
         :param client_metadata: what else the client says of the file; like the name, what was said first counts.
         :param notes: what the dialect has to remember.
+        :param opening: how the client tells its openings apart, ``NAME.NUMBER``: one that was held up on its way, by a
+            machine that could not reach the registry, say, does not take the upload from a later one; and one that
+            comes twice is one.
         :returns: ``None`` where all bytes are here already and the upload is beyond taking any.
         :raises UnknownUpload, Cancelled, Expired, Damaged, Undeliverable: there is nothing to open any more.
         :raises FileChanged: an earlier opening was for another file.
         :raises TooLarge: the file is longer than the ticket, or the app, allows.
         :raises OverQuota: too much is open already.
         :raises Forbidden, UnsupportedMediaType: the ticket, or the app, does not allow it.
+        :raises BadRequest: ``opening`` is malformed.
+        :raises Replaced: the same client has opened it since.
         """
-        file = _File(length, name, fingerprint, protocol, is_creation, client_metadata or {}, notes or {})
+        if opening and not _OPENING.fullmatch(opening):
+            raise BadRequest("Openings are numbered: NAME.NUMBER.")
+        file = _File(length, name, fingerprint, protocol, is_creation, client_metadata or {}, notes or {}, opening)
         claimed = _insist(lambda: self._claim(upload_id, file))
         if claimed is None:
             return None
@@ -448,6 +463,11 @@ class Receiver:
         self._refuse_other_file(upload, file.length, file.fingerprint)
         if upload.state not in OPEN_STATES:
             return None
+        last = upload.notes.get(_LAST_OPENING, "")
+        if _is_late(file.opening, last):
+            raise Replaced
+        if file.opening == last != "" and upload.session and upload.state is State.RECEIVING:
+            return upload  # a proxy has asked two machines
         self._refuse_by_terms(upload, file.name, file.client_metadata)
         opened = self._opened(upload, State.RECEIVING, file)
         return self.registry.save(upload, opened, quotas=self._quotas(opened))
@@ -524,7 +544,7 @@ class Receiver:
             fingerprint=upload.fingerprint or file.fingerprint,
             filename_from_browser=upload.filename_from_browser or file.name,
             client_metadata=upload.client_metadata or dict(file.client_metadata),
-            notes=upload.notes or dict(file.notes),
+            notes=_notes(upload, file),
             active_at=self.registry.now(),
             **{"session": secrets.token_urlsafe(16), **changes},
         )
@@ -1446,6 +1466,18 @@ def _tell_of_move(before: Upload | None, after: Upload) -> None:
 
 #: States that a process holds an upload in while it works on it.
 _HELD_STATES = frozenset({State.JOINING, State.COMPLETING})
+
+
+def _notes(upload: Upload, file: _File) -> dict[str, str]:
+    """What an upload has from its first opening, and the name of the last one."""
+    first = {name: value for name, value in upload.notes.items() if name != _LAST_OPENING} or dict(file.notes)
+    return {**first, _LAST_OPENING: file.opening} if file.opening else first
+
+
+def _is_late(opening: str, last: str) -> bool:
+    """Whether one client has made the second opening after the first."""
+    (client, _, number), (last_client, _, last_number) = opening.partition("."), last.partition(".")
+    return bool(opening) and client == last_client and int(number) < int(last_number)
 
 
 def _joining_last(uploads: Iterable[Upload]) -> Iterator[Upload]:

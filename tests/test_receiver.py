@@ -77,6 +77,60 @@ def handed_over(engine: Engine) -> Iterator[str]:
     engine.app.may_answer.set()
 
 
+def test_an_opening_that_comes_late(engine: Engine, other: Engine) -> None:
+    """It was held up on its way; its client has given it up, and opened the upload anew."""
+    ticket = engine.ticket()
+    engine.receiver.open(ticket, length=10, opening="page.1")
+    other.receiver.open(ticket, length=10, opening="page.10")
+    with pytest.raises(Replaced):
+        engine.receiver.open(ticket, length=10, opening="page.9")
+    assert engine.receiver.status(ticket).epoch == 2
+    engine.receiver.open(ticket, length=10, opening="another.1")
+    engine.receiver.open(ticket, length=10)
+    session = engine.receiver.open(ticket, length=10, opening="page.1")
+    assert session is not None
+    session.write(0, b"0123456789")
+    assert session.sync().is_complete
+
+
+def test_an_opening_that_is_late_by_a_moment(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had looked at the upload before the newer one was recorded."""
+    ticket, save = engine.ticket(), engine.registry.save
+    newer: list[Session | None] = []
+
+    def late(*arguments: Any, **options: Any) -> Upload:
+        monkeypatch.undo()
+        newer.append(other.receiver.open(ticket, length=10, opening="page.2"))
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(engine.registry, "save", late)
+    with pytest.raises(Replaced):
+        engine.receiver.open(ticket, length=10, opening="page.1")
+    (session,) = newer
+    assert session is not None
+    assert engine.receiver.status(ticket).session == session.token
+
+
+def test_an_opening_that_comes_twice_is_one(engine: Engine, other: Engine) -> None:
+    """A proxy has asked two machines, since the first one did not answer in time."""
+    ticket = engine.ticket()
+    one = engine.receiver.open(ticket, length=10, opening="page.1")
+    two = other.receiver.open(ticket, length=10, opening="page.1")
+    assert one is not None
+    assert two is not None
+    assert one.token == two.token
+    one.write(0, b"01234")
+    one.sync()
+    two.write(5, b"56789")
+    assert two.sync().is_complete
+
+
+@pytest.mark.parametrize("opening", ["x", "x.", ".1", "x.y", "x.1.1", "x.-1", f"{'x' * 33}.1", "x.1234567890", "ü.1"])
+def test_openings_are_numbered(engine: Engine, opening: str) -> None:
+    with pytest.raises(BadRequest):
+        engine.receiver.open(engine.ticket(), length=10, opening=opening)
+
+
 @pytest.mark.parametrize("text", ["", "..", "x" * 36, "A" * 36, f"{NOBODYS}\n", NOBODYS.upper(), f"{NOBODYS}/", "*"])
 def test_what_is_no_ticket_never_reaches_the_registry(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, text: str

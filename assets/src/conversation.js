@@ -1,5 +1,6 @@
 import { clock } from "./clock.js";
 import { BLOCKED, FATAL, Failure, PASSING, error_name, fatal, lost } from "./errors.js";
+import { next_opening } from "./openings.js";
 import { FINISHED, cancelled } from "./outcome.js";
 import { ReadAhead } from "./read_ahead.js";
 import { well_formed } from "./text.js";
@@ -97,6 +98,7 @@ export class Conversation {
       LengthBytes: file.size,
       Name: well_formed(file.name ?? ""),
       Additions: 1,
+      Opening: next_opening(),
       ...additions,
     });
   }

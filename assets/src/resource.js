@@ -1,4 +1,5 @@
 import { clock, sleep } from "./clock.js";
+import { next_opening } from "./openings.js";
 import { ask } from "./request.js";
 import { header_text } from "./text.js";
 
@@ -95,5 +96,6 @@ function opening(file, fingerprint) {
     "Incoming-Length": String(file.size),
     "Incoming-Name": header_text(file.name ?? ""),
     "Incoming-Fingerprint": fingerprint,
+    "Incoming-Opening": next_opening(),
   };
 }

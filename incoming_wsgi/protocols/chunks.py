@@ -52,6 +52,7 @@ REQUEST_HEADERS = (
     "Incoming-Length",
     "Incoming-Name",
     "Incoming-Fingerprint",
+    "Incoming-Opening",
     "Incoming-Session",
     "Incoming-Reason",
 )
@@ -133,7 +134,8 @@ def _open(request: Request, upload_id: str, receiver: Receiver, door: Door) -> R
         whole = receiver.take_whole(upload_id, first, name=name, fingerprint=fingerprint)
         if whole is not None:
             return _answer(with_patience(whole, receiver), door, session=whole.session)
-    session = receiver.open(upload_id, length=length, name=name, fingerprint=fingerprint)
+    opening = request.headers.get("Incoming-Opening", "")
+    session = receiver.open(upload_id, length=length, name=name, fingerprint=fingerprint, opening=opening)
     if session is None:
         return _answer(receiver.status(upload_id), door)
     with session:

@@ -352,7 +352,9 @@ def _offset(call: _Call) -> Response:
     if upload.is_complete and upload.protocol in ENDING_BY_LENGTH:
         upload = call.receiver.complete(upload)  # whoever had the last byte may not have lived to do it
     response = _empty(200)
-    response.headers.update(upload.notes.items())
+    for name, value in upload.notes.items():
+        if name.startswith("Upload-"):  # others are of other dialects
+            response.headers[name] = value
     if upload.state is not State.JOINING:
         response.headers["Upload-Offset"] = str(upload.offset)
     if upload.length is None:

@@ -224,7 +224,10 @@ class Conversation:
         upload_id, name = _string(data, "Id", 64), _string(data, "Name", _LONGEST_NAME)
         length = _natural(data, "LengthBytes")
         fingerprint = _string(data, "Fingerprint", 128) if "Fingerprint" in data else ""
-        self._session = self._receiver.open(upload_id, length=length, name=name, fingerprint=fingerprint)
+        opening = _string(data, "Opening", 64) if "Opening" in data else ""
+        self._session = self._receiver.open(
+            upload_id, length=length, name=name, fingerprint=fingerprint, opening=opening
+        )
         self._upload = self._session.upload if self._session else self._receiver.status(upload_id)
         self._position = self._end = self._upload.offset
         self._turn = _Turn.ACK

@@ -19,6 +19,7 @@ _SINGLE = (
     "Incoming-Fingerprint",
     "Incoming-Length",
     "Incoming-Name",
+    "Incoming-Opening",
     "Incoming-Reason",
     "Incoming-Session",
     "Sec-WebSocket-Key",

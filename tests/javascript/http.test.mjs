@@ -96,6 +96,19 @@ test("name, length and fingerprint are told when it is opened", async () => {
   assert.match(headers["Incoming-Fingerprint"], /^1-5-[0-9a-f]{16}$/);
 });
 
+test("openings are told apart, and the later one by its number", async () => {
+  const { server, incoming } = world();
+  server.intercept = () => (server.requests.length === 1 ? "lost" : undefined);
+  const u = incoming.Uploader("t1", file_of(400 * KIB));
+  u.start();
+  await until(ended(u));
+  const openings = server.requests.filter(({ method }) => method === "POST");
+  const [first, second] = openings.map(({ headers }) => headers["Incoming-Opening"].split("."));
+  assert.match(first[0], /^[a-z0-9]{1,32}$/);
+  assert.equal(first[0], second[0]);
+  assert.equal(Number(second[1]), Number(first[1]) + 1);
+});
+
 test("a small file whose only request is lost is opened and sent separately", async () => {
   const { server, upload, incoming } = world();
   server.intercept = () => (server.requests.length === 1 ? "lost" : undefined);

@@ -40,8 +40,8 @@ for (const additions of [true, false]) {
     const { MsgType, MsgData } = socket.sent[0];
     assert.equal(MsgType, "MsgUploadReq");
     assert.deepEqual(
-      { ...MsgData, Fingerprint: "…" },
-      { Id: "t1", LengthBytes: file.size, Name: "film.mov", Additions: 1, Fingerprint: "…" },
+      { ...MsgData, Fingerprint: "…", Opening: "…" },
+      { Id: "t1", LengthBytes: file.size, Name: "film.mov", Additions: 1, Fingerprint: "…", Opening: "…" },
     );
     assert.deepEqual(socket.sent[1], { MsgType: "MsgAck", MsgData: { Ack: true } });
     assert.equal(socket.binary.length, 17);
