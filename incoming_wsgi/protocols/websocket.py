@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -49,6 +50,7 @@ LONGEST_TEXT = 64 * 1024
 _LONGEST_NAME = 4096  # bytes of UTF-8
 _LONGEST_REASON = 1000  # characters
 _DEEPEST_JSON = 16
+_LONGEST_WAIT = 5.0  # seconds without an acknowledgement, where a storage would rather have more first
 _MOST_EMPTY_CHUNKS = 100
 
 
@@ -114,7 +116,7 @@ class Conversation:
         self._queue: list[Bulk] = []  # what is to be written there
         self._end = 0  # the position behind it
         self._chunks: list[int] = []  # bytes of the whole chunks that are not acknowledged yet
-        self._has_acked = False
+        self._has_acked, self._acked_at = False, 0.0
         self._part = 0  # bytes of the chunk under way
         self._empty_chunks = 0
 
@@ -287,8 +289,8 @@ class Conversation:
         assert self._upload is not None or not self._chunks
         if self._grain == 1 or self._upload is None or self._end >= (self._upload.length or 0):
             return self._flush()
-        if not self._has_acked:
-            return self._flush()  # whether the first chunk gets through is what the front end wants to know
+        if not self._has_acked or time.monotonic() - self._acked_at >= _LONGEST_WAIT:
+            return self._flush()  # the first chunk shows the front end whether any gets through
         assert self._session is not None
         self._write_queue()
         is_stuck = len(self._chunks) >= self._agreed.send_ahead
@@ -330,7 +332,8 @@ class Conversation:
         """Of the first chunks. 0.1 counts chunks by them: one for each."""
         position = self._position - self._part - sum(self._chunks)
         chunks, self._chunks = self._chunks[:count], self._chunks[count:]
-        self._has_acked = self._has_acked or bool(chunks)
+        if chunks:
+            self._has_acked, self._acked_at = True, time.monotonic()
         acks: list[Action] = []
         for size in chunks:
             position += size

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from incoming_wsgi.protocols import websocket
 from incoming_wsgi.storage.bucket import Bucket
 from incoming_wsgi.storage.parts import MIB
 from incoming_wsgi.storage.s3 import S3Storage
@@ -71,6 +72,14 @@ def test_a_front_end_that_fills_its_window(engine: Engine, pieces: list[str], ad
     engine.until(front_end.ticket, State.FINISHED)
     assert engine.stored(front_end.ticket) == DATA
     assert len(pieces) == 2  # the first chunk was answered at once, so its part came in two
+
+
+def test_a_slow_front_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hears of what is safe every few seconds, and not after each part."""
+    monkeypatch.setattr(websocket, "_LONGEST_WAIT", 0)
+    with FrontEnd(engine, Additions=1) as front_end:
+        front_end.begin(LengthBytes=LENGTH)
+        assert [acked(front_end.chunk(DATA[start : start + MIB])) for start in range(0, 3 * MIB, MIB)] == [MIB] * 3
 
 
 def test_a_front_end_that_waits(engine: Engine) -> None:
