@@ -38,7 +38,7 @@ demo: $(VENV)/.demo-installed
 
 test: packages $(VENV)/.test-installed lint javascript
 	$(SAY) "Python tests, three at a time: some of them wait for most of their time"
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(addprefix --ignore=,$(ALONE)) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(ALONE)) $(PYTEST_ARGS)
 	$(SAY) "Python tests that judge by the clock or by memory, one after the other"
 	@$(BIN)/python -m pytest $(ALONE) $(PYTEST_ARGS)
 

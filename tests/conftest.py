@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 CI = os.environ.get("CI") == "true"
 
+#: Files that take longest begin first: else all others wait at the end for a worker that has got one of them last.
+_LONGEST = frozenset({"test_nfs.py", "test_examples.py", "test_s3_trouble.py", "test_rolling_update.py", "test_s3.py"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:

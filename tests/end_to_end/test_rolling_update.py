@@ -61,12 +61,16 @@ class Traffic:
 
     def keep_up(self, server: AppServer) -> None:
         """Have enough of them under way, of which some are in the middle of their files."""
+        eventually(lambda: self._is_enough(server), 60, "bytes under way")
+
+    def _is_enough(self, server: AppServer) -> bool:
+        """Those that come to their end meanwhile are followed by others."""
         for _ in range(_UNDER_WAY - sum(sender.is_alive() for sender in self.senders)):
             number = len(self.senders)
             kind = next(self._kinds)
             self.senders.append(kind(self._url, server.ticket(), data_of(_SIZE, number), _CHUNK, _PAUSE))
             self.senders[-1].start()
-        eventually(lambda: sum(sender.is_live for sender in self.senders) >= len(ALL_SENDERS), 60, "bytes under way")
+        return sum(sender.is_live for sender in self.senders) >= len(ALL_SENDERS)
 
     def give_up(self) -> None:
         for sender in self.senders:
