@@ -177,7 +177,7 @@ class Place:
             tables = ("uploads", "outbox", "digests")
             reader = self.engine.registry._reader
             return {table: reader.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables}  # noqa: S608
-        beside = ("clock", "era", "schema", "holders", "boots", "syncs")
+        beside = ("clock", "era", "schema", "holders", "boots", "syncs", "lost", "whole")
         keys = [key.removeprefix(f"{self._redis._prefix}:") for key in self._redis._client.scan_iter()]
         return {key: 1 for key in keys if key not in beside}
 
