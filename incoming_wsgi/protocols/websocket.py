@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ class Conversation:
         self._queue: list[Bulk] = []  # what is to be written there
         self._end = 0  # the position behind it
         self._chunks: list[int] = []  # bytes of the whole chunks that are not acknowledged yet
-        self._has_acked, self._acked_at = False, 0.0
+        self._acked_at = -math.inf  # by the monotonic clock
         self._part = 0  # bytes of the chunk under way
         self._empty_chunks = 0
 
@@ -289,7 +290,7 @@ class Conversation:
         assert self._upload is not None or not self._chunks
         if self._grain == 1 or self._upload is None or self._end >= (self._upload.length or 0):
             return self._flush()
-        if not self._has_acked or time.monotonic() - self._acked_at >= _LONGEST_WAIT:
+        if time.monotonic() - self._acked_at >= _LONGEST_WAIT:
             return self._flush()  # the first chunk shows the front end whether any gets through
         assert self._session is not None
         self._write_queue()
@@ -333,7 +334,7 @@ class Conversation:
         position = self._position - self._part - sum(self._chunks)
         chunks, self._chunks = self._chunks[:count], self._chunks[count:]
         if chunks:
-            self._has_acked, self._acked_at = True, time.monotonic()
+            self._acked_at = time.monotonic()
         acks: list[Action] = []
         for size in chunks:
             position += size

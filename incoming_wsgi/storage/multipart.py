@@ -171,8 +171,7 @@ class Multipart:
             found = counting(all_claims, openings)
             etags = {claim.etag for claim in found if not claim.is_piece}
             is_sure = not etags or etags == {stored.get(number)}
-            for claim in found if is_sure else ():
-                extents = extents.add(claim.start, max(claim.start, claim.end))
+            extents = extents.merge(_extents_of(found)) if is_sure else extents
         epoch = max([upload.epoch, 1, *epochs, *(opening.owner.epoch for opening in openings)])
         return upload.but(epoch=epoch, extents=extents, synced=extents)
 
@@ -221,10 +220,8 @@ class Multipart:
 
     def refuse_holes(self, extents: Extents, claims: Mapping[int, list[Claim]] | None = None) -> None:
         """:raises Damaged: less is stored."""
-        stored = Extents()
-        for found in (self.claims() if claims is None else claims).values():
-            for claim in found:
-                stored = stored.add(claim.start, max(claim.start, claim.end))
+        found = (self.claims() if claims is None else claims).values()
+        stored = _extents_of(claim for of_part in found for claim in of_part)
         missing = extents.minus(stored)
         if missing.ranges:
             there = extents.received - missing.received
@@ -233,11 +230,14 @@ class Multipart:
 
 def _covers(part: Part, claims: Iterable[Claim]) -> bool:
     """Whether all of a part is there in pieces."""
-    pieces = Extents()
+    return _extents_of(claim for claim in claims if claim.is_piece).contains(part.start, part.end)
+
+
+def _extents_of(claims: Iterable[Claim]) -> Extents:
+    extents = Extents()
     for claim in claims:
-        if claim.is_piece:
-            pieces = pieces.add(claim.start, max(claim.start, claim.end))
-    return pieces.contains(part.start, part.end)
+        extents = extents.add(claim.start, max(claim.start, claim.end))
+    return extents
 
 
 class _PieceGone(Exception):
